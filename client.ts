@@ -1,0 +1,95 @@
+#!/usr/bin/env -S npx ts-node
+/**
+ * An echo client (RFC 862): it connects to an echo server over TCP, sends a
+ * message, reads until the whole of it has come back, and closes.
+ *
+ *     npx ts-node client.ts [host] [port] [message]
+ *
+ * It prints this, while server.ts runs in another terminal:
+ *
+ *     Connected to server: localhost on port 54321
+ *     Sending some data...
+ *     Response from server: Hello World!
+ *     Connection closed.
+ */
+import { Socket } from 'node:net';
+
+const HOST = 'localhost';
+const PORT = 54321;
+const MESSAGE = 'Hello World!';
+
+const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
+
+Sends a message to a TCP echo server and prints what comes back.
+
+  host        IPv4 address, IPv6 address or name (looked up as IPv4) of the
+              server (default: ${HOST})
+  port        1 to 65535 (default: ${PORT})
+  message     any text, sent as UTF-8 (default: ${MESSAGE})
+  -h, --help  show this help`;
+
+process.stdout.on('error', () => {}); // our reader has gone (EPIPE): the conversation still ends in order
+
+const args = process.argv.slice(2);
+const [host = HOST, port = String(PORT), message = MESSAGE, surplus] = args;
+const options = args.filter((arg, index) => arg.startsWith('-') && index !== 2); // a message may start with a dash
+
+if (options.includes('-h') || options.includes('--help')) console.log(USAGE);
+else if (options[0] !== undefined) fail(`unknown option "${options[0]}"`, 2);
+else if (surplus !== undefined) fail(`one argument too many: "${surplus}"`, 2);
+else if (host === '') fail('host "" is neither a name nor an address', 2);
+else if (!/^\d{1,5}$/.test(port) || Number(port) < 1 || Number(port) > 65535)
+  fail(`port "${port}" is not a whole number from 1 to 65535`, 2);
+else talk(host, Number(port), Buffer.from(message));
+
+/**
+ * Sends the bytes to host and port, prints as many that come back, and closes.
+ * Fails where the name is unknown (ENOTFOUND), where connect() does (see
+ * connect(2)), where the connection breaks (ECONNRESET, EPIPE), and where the
+ * server closes before all has come back.
+ */
+function talk(host: string, port: number, sent: Buffer): void {
+  const reply = Buffer.alloc(sent.length);
+  let received = 0; // bytes of it that have come
+
+  const socket = new Socket();
+  // Family 4 is AF_INET: a name is looked up as IPv4. An address is taken as it is.
+  socket.connect({ host, port, family: 4 }); // socket(AF_INET, SOCK_STREAM), connect()
+
+  socket.on('connect', () => {
+    console.log(`Connected to server: ${host} on port ${port}`);
+    socket.on('close', () => console.log('Connection closed.'));
+    console.log('Sending some data...');
+    socket.write(sent); // sendall()
+    if (sent.length === 0) finish(); // nothing was sent, so nothing comes back
+  });
+
+  // recv(), in a loop: TCP is a stream, so the reply comes in any number of pieces.
+  socket.on('data', (piece) => {
+    if (received === sent.length) return;
+    received += piece.copy(reply, received);
+    if (received === sent.length) finish();
+  });
+
+  socket.on('end', () => { // recv() returned nothing: the server's FIN
+    if (received === sent.length) return;
+    fail(`server closed after ${received} of ${sent.length} bytes`, 1);
+    finish();
+  });
+
+  socket.on('error', (error: NodeJS.ErrnoException) =>
+    fail(`connection to ${host} port ${port} failed (${error.code})`, 1));
+
+  /** Prints what came, and sends our FIN: close() follows once the server's FIN has come too. */
+  function finish(): void {
+    console.log(`Response from server: ${reply.toString('utf8', 0, received)}`);
+    socket.end();
+  }
+}
+
+/** The one way to fail: says on stderr what failed, and sets the exit status, 1 at run time and 2 for wrong usage. */
+function fail(what: string, status: 1 | 2): void {
+  console.error(`client.ts: ${what}`);
+  if (status === 2) console.error('Usage: npx ts-node client.ts [host] [port] [message]');
+  process.exitCode = status;
+}
