@@ -1,0 +1,94 @@
+/** What the tests share: it starts the real scripts, reads what they print, and stops what is left of them. */
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import type { TestContext } from 'node:test';
+
+/** Given to each test: one that hangs fails after this many milliseconds, and what it started is stopped. */
+export const LIMIT = { timeout: 30_000 };
+
+/** What a program left behind when it ended. The status is null where a signal ended it. */
+export interface Ended {
+  status: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** A program that runs. */
+export interface Running {
+  /** Resolves when stdout matches the pattern; rejects when the program ends without that. */
+  printed(pattern: RegExp): Promise<RegExpExecArray>;
+  /** Resolves when the program has ended and all that it printed is here. */
+  ended: Promise<Ended>;
+  process: ChildProcess;
+}
+
+/** The command line that runs a script as documented. */
+export const npx = (script: string, ...args: string[]) => ['npx', 'ts-node', script, ...args];
+
+/** The same without npx, which takes half the time. */
+export const tsNode = (script: string, ...args: string[]) =>
+  [process.execPath, 'node_modules/ts-node/dist/bin.js', script, ...args];
+
+/** Starts a command line in the project's folder. The test's end stops it, with all that it has started. */
+export function start(t: TestContext, commandLine: string[], env: NodeJS.ProcessEnv = {}): Running {
+  const [command = '', ...args] = commandLine;
+  const child = spawn(command, args, {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    env: { ...process.env, ...env },
+    detached: true, // a process group of its own, which can be stopped as a whole
+  });
+
+  let stdout = '';
+  let stderr = '';
+  child.stdout.setEncoding('utf8').on('data', (text) => { stdout += text; });
+  child.stderr.setEncoding('utf8').on('data', (text) => { stderr += text; });
+
+  const ended = new Promise<Ended>((resolve, reject) => {
+    child.on('error', reject);
+    child.on('close', (status) => resolve({ status, stdout, stderr }));
+  });
+  ended.catch(() => {}); // whoever awaits it is told; a test that has failed before need not be
+
+  t.after(async () => {
+    if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    t.diagnostic(`${commandLine.join(' ')} still ran, and had printed ${JSON.stringify({ stdout, stderr })}`);
+    process.kill(-child.pid, 'SIGKILL');
+    await ended;
+  });
+
+  const printed = (pattern: RegExp) => new Promise<RegExpExecArray>((resolve, reject) => {
+    const look = () => {
+      const match = pattern.exec(stdout);
+      if (match) resolve(match);
+    };
+    child.stdout.on('data', look);
+    ended.then((end) => reject(new Error(`no ${pattern} in ${JSON.stringify(end)}`)), reject);
+    look();
+  });
+
+  return { printed, ended, process: child };
+}
+
+/** Runs a command line to its end. */
+export const run = (t: TestContext, commandLine: string[], env?: NodeJS.ProcessEnv) => start(t, commandLine, env).ended;
+
+/**
+ * Starts server.ts and waits until it listens. Resolves to the running server and its port,
+ * which the system chooses where args name none.
+ */
+export async function startServer(t: TestContext, ...args: string[]): Promise<{ server: Running; port: number }> {
+  const server = start(t, tsNode('server.ts', ...(args.length > 0 ? args : ['127.0.0.1', '0'])));
+  const [, port] = await server.printed(/^Server started on .*, listening on TCP port (\d+)\n/);
+  return { server, port: Number(port) };
+}
+
+/** unshare(1) with the namespaces asked for; whoever is not root gets a user namespace too. */
+export const unshare = (...namespaces: string[]) =>
+  ['unshare', ...(process.getuid?.() === 0 ? [] : ['--map-root-user']), ...namespaces];
+
+/** Why the command line can't be run here, in words; false where it can. For the `skip` of a test. */
+export function cannotRun(...commandLine: string[]): string | false {
+  const [command = '', ...args] = commandLine;
+  const { error, status, stderr } = spawnSync(command, args, { encoding: 'utf8' });
+  if (error) return `${command} is not installed`;
+  return status === 0 ? false : `${commandLine.join(' ')}: ${stderr.trim()}`;
+}

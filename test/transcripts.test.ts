@@ -1,0 +1,71 @@
+/**
+ * The documented text, to the byte, from the documented commands on the documented port.
+ * All that uses the fixed port stands in this file, since node:test may run two files at once.
+ */
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test, type TestContext } from 'node:test';
+import { listen } from './peers';
+import { cannotRun, LIMIT, npx, run, start, unshare } from './scripts';
+
+const PORT = 54321;
+const SCAN = ['portscanner.ts', '-H', 'localhost', '-p', '54321'] as const;
+
+/** The documented transcripts of scanner, server and client; wrap() makes the command line of a script. */
+async function asDocumented(t: TestContext, wrap: typeof npx, env: NodeJS.ProcessEnv = {}): Promise<void> {
+  assert.deepEqual(await run(t, wrap(...SCAN), env), {
+    status: 1,
+    stdout: 'Connecting to 127.0.0.1...\n[FAILED] TCP port 54321 is closed\n',
+    stderr: '',
+  });
+
+  const server = start(t, wrap('server.ts'), env);
+  await server.printed(/\n/);
+  assert.deepEqual(await run(t, wrap('client.ts'), env), {
+    status: 0,
+    stdout: 'Connected to server: localhost on port 54321\n'
+      + 'Sending some data...\n'
+      + 'Response from server: Hello World!\n'
+      + 'Connection closed.\n',
+    stderr: '',
+  });
+  const { status, stdout, stderr } = await server.ended;
+  assert.deepEqual({ status, stderr, stdout: stdout.replace(/(127\.0\.0\.1:)\d+/, '$158666') }, {
+    status: 0,
+    stderr: '',
+    stdout: 'Server started on localhost, listening on TCP port 54321\n'
+      + 'Incoming connection from 127.0.0.1:58666...\n'
+      + 'Received following data: Hello World!\n'
+      + 'Server is shutting down. Bye!\n',
+  });
+}
+
+test('the documented commands print the documented lines', LIMIT, (t) => asDocumented(t, npx));
+
+test('the documented scan of an open port says so', LIMIT, async (t) => {
+  await listen(t, (connection) => connection.end(), '127.0.0.1', PORT);
+  assert.deepEqual(await run(t, npx(...SCAN)), {
+    status: 0,
+    stdout: 'Connecting to 127.0.0.1...\n[OK] TCP port 54321 is open\n',
+    stderr: '',
+  });
+});
+
+test('the scripts run as programs by themselves', LIMIT, (t) =>
+  asDocumented(t, (script, ...args) => [`./${script}`, ...args]));
+
+test('the lines are the same where Node lists IPv6 addresses first', LIMIT, (t) =>
+  asDocumented(t, npx, { NODE_OPTIONS: '--dns-result-order=ipv6first' }));
+
+const skip = cannotRun(...unshare('--mount'), 'mount', '--bind', '/etc/hosts', '/etc/hosts');
+test('the lines are the same where /etc/hosts lists ::1 as localhost first', { ...LIMIT, skip }, async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'hosts-'));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const hosts = join(folder, 'hosts');
+  writeFileSync(hosts, '::1 localhost\n127.0.0.1 localhost\n');
+  // In a mount namespace of its own, so that the machine keeps its file.
+  const mounted = [...unshare('--mount'), 'sh', '-c', 'mount --bind "$0" /etc/hosts && exec "$@"', hosts];
+  await asDocumented(t, (script, ...args) => [...mounted, ...npx(script, ...args)]);
+});
