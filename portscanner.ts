@@ -19,7 +19,7 @@ import yargs from 'yargs';
 process.stdout.on('error', () => {}); // our reader has gone (EPIPE): the exit status still tells
 
 const { host, port } = yargs(process.argv.slice(2))
-  .locale('en')
+  .locale('en') // or it would speak the language of LANG
   .usage('Usage: npx ts-node portscanner.ts -H <host> -p <port>')
   .option('host', {
     alias: 'H',
@@ -39,8 +39,8 @@ const { host, port } = yargs(process.argv.slice(2))
   })
   .alias('help', 'h')
   .strict()
-  .fail((message, error) => {
-    fail(message ?? error.message);
+  .fail((message) => {
+    fail(message);
     process.exit();
   })
   .parseSync();

@@ -56,7 +56,7 @@ async function serve(host: string, port: number): Promise<void> {
   const found = await lookup(host, { family: 4 }).catch(cannotListen);
   if (!found) return;
 
-  // Half-open: a client that has sent its last byte may still read the echo of it.
+  // Half-open: at the client's EOF it is ours to close, once all is echoed.
   const server = createServer({ allowHalfOpen: true });
   server.listen({ host: found.address, port, backlog: BACKLOG }); // socket(AF_INET, SOCK_STREAM), bind(), listen()
   server.on('error', cannotListen);

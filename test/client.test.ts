@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import type { Socket } from 'node:net';
 import { test } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 import { closedPort, documentedServer, listen, receiveAll } from './peers';
-import { LIMIT, npx, run, start, startServer, tsNode } from './scripts';
+import { LIMIT, noIPv6, npx, run, start, startServer, tsNode } from './scripts';
 
 const client = (port: number, ...message: string[]) => tsNode('client.ts', '127.0.0.1', `${port}`, ...message);
 
@@ -80,7 +81,7 @@ for (const message of MESSAGES) {
   });
 }
 
-test('an IPv6 address works', LIMIT, async (t) => {
+test('an IPv6 address works', { ...LIMIT, skip: noIPv6() }, async (t) => {
   const port = await listen(t, documentedServer, '::1');
   assert.deepEqual(await run(t, tsNode('client.ts', '::1', `${port}`)), {
     status: 0, stderr: '', stdout: conversation(port, 'Hello World!', '::1'),
@@ -117,18 +118,38 @@ test('a host that does not resolve is an error with host, port and code', LIMIT,
   });
 });
 
-test('a reader that goes away does not break the conversation', LIMIT, async (t) => {
-  const ended = new Promise((resolve, reject) => {
-    listen(t, (connection) => {
-      connection.on('end', resolve).on('error', reject);
-      documentedServer(connection);
-    }).then((port) => {
-      const talk = start(t, client(port));
-      talk.process.stdout?.destroy();
-      return talk.ended;
-    }).then((end) => assert.deepEqual(end, { status: 0, stdout: '', stderr: '' })).catch(reject);
+test('the connection is closed when the server has closed its side too', LIMIT, async (t) => {
+  let connected: (connection: Socket) => void;
+  const connection = new Promise<Socket>((resolve) => { connected = resolve; });
+  const port = await listen(t, (socket) => connected(socket));
+  const talk = start(t, client(port));
+  (await connection).write('Hello World!');
+  await receiveAll(await connection);
+  // A client that does not wait for our FIN would be gone within this time.
+  assert.equal(await Promise.race([talk.ended, setTimeout(500, 'still there')]), 'still there');
+  (await connection).end();
+  assert.deepEqual(await talk.ended, { status: 0, stderr: '', stdout: conversation(port, 'Hello World!') });
+});
+
+test('what the server sends after the reply is not printed', LIMIT, async (t) => {
+  const port = await listen(t, (connection) => {
+    connection.once('data', (message) => connection.write(message));
+    connection.on('end', () => connection.end('and more'));
   });
-  await ended;
+  assert.equal((await run(t, client(port))).stdout, conversation(port, 'Hello World!'));
+});
+
+test('a reader that goes away does not break the conversation', LIMIT, async (t) => {
+  let received: (sent: Buffer) => void;
+  const sent = new Promise<Buffer>((resolve) => { received = resolve; });
+  const port = await listen(t, (connection) => {
+    receiveAll(connection).then(received); // up to EOF: a reset leaves it open
+    documentedServer(connection);
+  });
+  const talk = start(t, client(port));
+  talk.process.stdout?.destroy();
+  assert.deepEqual(await talk.ended, { status: 0, stdout: '', stderr: '' });
+  assert.equal(String(await sent), 'Hello World!');
 });
 
 const WRONG: [string[], string][] = [

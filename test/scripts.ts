@@ -1,5 +1,6 @@
 /** What the tests share: it starts the real scripts, reads what they print, and stops what is left of them. */
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { networkInterfaces } from 'node:os';
 import type { TestContext } from 'node:test';
 
 /** Given to each test: one that hangs fails after this many milliseconds, and what it started is stopped. */
@@ -28,7 +29,17 @@ export const npx = (script: string, ...args: string[]) => ['npx', 'ts-node', scr
 export const tsNode = (script: string, ...args: string[]) =>
   [process.execPath, 'node_modules/ts-node/dist/bin.js', script, ...args];
 
-/** Starts a command line in the project's folder. The test's end stops it, with all that it has started. */
+/** What runs now, each program the leader of its process group. Where the tests are broken off, it ends with them. */
+const running = new Set<ChildProcess>();
+process.on('exit', () => running.forEach(stop));
+for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1));
+
+/** Ends a running program with all that it has started. */
+function stop({ pid }: ChildProcess): void {
+  if (pid !== undefined) process.kill(-pid, 'SIGKILL');
+}
+
+/** Starts a command line in the project's folder. The test's end stops it. */
 export function start(t: TestContext, commandLine: string[], env: NodeJS.ProcessEnv = {}): Running {
   const [command = '', ...args] = commandLine;
   const child = spawn(command, args, {
@@ -36,6 +47,8 @@ export function start(t: TestContext, commandLine: string[], env: NodeJS.Process
     env: { ...process.env, ...env },
     detached: true, // a process group of its own, which can be stopped as a whole
   });
+  child.on('spawn', () => running.add(child));
+  child.on('exit', () => running.delete(child));
 
   let stdout = '';
   let stderr = '';
@@ -49,9 +62,9 @@ export function start(t: TestContext, commandLine: string[], env: NodeJS.Process
   ended.catch(() => {}); // whoever awaits it is told; a test that has failed before need not be
 
   t.after(async () => {
-    if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return;
+    if (!running.has(child)) return;
     t.diagnostic(`${commandLine.join(' ')} still ran, and had printed ${JSON.stringify({ stdout, stderr })}`);
-    process.kill(-child.pid, 'SIGKILL');
+    stop(child);
     await ended;
   });
 
@@ -91,4 +104,10 @@ export function cannotRun(...commandLine: string[]): string | false {
   const { error, status, stderr } = spawnSync(command, args, { encoding: 'utf8' });
   if (error) return `${command} is not installed`;
   return status === 0 ? false : `${commandLine.join(' ')}: ${stderr.trim()}`;
+}
+
+/** Why there is no ::1 here, in words; false where there is. For the `skip` of a test. */
+export function noIPv6(): string | false {
+  const addresses = Object.values(networkInterfaces()).flat().map((network) => network?.address);
+  return addresses.includes('::1') ? false : 'the loopback interface has no IPv6 address';
 }

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 import { closedPort, dial, listen, receiveAll } from './peers';
-import { cannotRun, LIMIT, run, start, startServer, tsNode } from './scripts';
+import { cannotRun, LIMIT, noIPv6, run, start, startServer, tsNode } from './scripts';
 
 const RECEIVED = 'Received following data: ';
 
@@ -34,7 +35,7 @@ test('the line of the connection shows the address and port of the client', LIMI
   assert.match(stdout, new RegExp(`\nIncoming connection from 127\\.0\\.0\\.1:${localPort}\\.\\.\\.\n`));
 });
 
-test('an IPv6 client is shown in brackets', LIMIT, async (t) => {
+test('an IPv6 client is shown in brackets', { ...LIMIT, skip: noIPv6() }, async (t) => {
   const { server, port } = await startServer(t, '::1', '0');
   const client = await dial(t, port, '::1');
   const { localPort } = client;
@@ -50,6 +51,25 @@ test('several thousand bytes come back as they were sent', LIMIT, async (t) => {
   client.end(sent); // the half-close: nothing more is sent, but the echo is still to be read
   assert.ok((await echoed).equals(sent));
   assert.equal((await server.ended).status, 0);
+});
+
+test('a client that sends and does not read is held back, and gets all once it reads', LIMIT, async (t) => {
+  const { port } = await startServer(t);
+  const client = await dial(t, port);
+  const sent = Buffer.alloc(64 << 20, 'Hello World! '); // more bytes than the kernel buffers on the way
+  let taken = 0; // bytes of it that the kernel took
+  for (let start = 0; start < sent.length; start += 1 << 16) {
+    const piece = sent.subarray(start, start + (1 << 16));
+    client.write(piece, () => { taken += piece.length; });
+  }
+  for (let before = -1; taken > before;) { // until nothing was taken for a second
+    before = taken;
+    await setTimeout(1000);
+  }
+  assert.ok(taken < sent.length, 'the server took all of it');
+  const echoed = receiveAll(client);
+  client.end();
+  assert.ok((await echoed).equals(sent));
 });
 
 test('a receive holds at most 1,024 bytes', LIMIT, async (t) => {

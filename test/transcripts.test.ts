@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { listen } from './peers';
-import { cannotRun, LIMIT, npx, run, start, unshare } from './scripts';
+import { cannotRun, LIMIT, noIPv6, npx, run, start, unshare } from './scripts';
 
 const PORT = 54321;
 const SCAN = ['portscanner.ts', '-H', 'localhost', '-p', '54321'] as const;
@@ -56,16 +56,25 @@ test('the documented scan of an open port says so', LIMIT, async (t) => {
 test('the scripts run as programs by themselves', LIMIT, (t) =>
   asDocumented(t, (script, ...args) => [`./${script}`, ...args]));
 
-test('the lines are the same where Node lists IPv6 addresses first', LIMIT, (t) =>
-  asDocumented(t, npx, { NODE_OPTIONS: '--dns-result-order=ipv6first' }));
-
-const skip = cannotRun(...unshare('--mount'), 'mount', '--bind', '/etc/hosts', '/etc/hosts');
-test('the lines are the same where /etc/hosts lists ::1 as localhost first', { ...LIMIT, skip }, async (t) => {
-  const folder = mkdtempSync(join(tmpdir(), 'hosts-'));
-  t.after(() => rmSync(folder, { recursive: true }));
-  const hosts = join(folder, 'hosts');
-  writeFileSync(hosts, '::1 localhost\n127.0.0.1 localhost\n');
-  // In a mount namespace of its own, so that the machine keeps its file.
-  const mounted = [...unshare('--mount'), 'sh', '-c', 'mount --bind "$0" /etc/hosts && exec "$@"', hosts];
-  await asDocumented(t, (script, ...args) => [...mounted, ...npx(script, ...args)]);
-});
+const skip = noIPv6() || cannotRun(...unshare('--mount'), 'mount', '--bind', '/etc/hosts', '/etc/hosts');
+const LOOKUPS = [
+  { where: '/etc/hosts lists ::1 as localhost first', hosts: ['::1', '127.0.0.1'], env: {} },
+  {
+    where: 'Node is told to list IPv6 addresses first',
+    hosts: ['127.0.0.1', '::1'],
+    env: { NODE_OPTIONS: '--dns-result-order=ipv6first' },
+  },
+];
+for (const { where, hosts, env } of LOOKUPS) {
+  test(`the lines are the same where ${where}`, { ...LIMIT, skip }, async (t) => {
+    const folder = mkdtempSync(join(tmpdir(), 'hosts-'));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const file = join(folder, 'hosts');
+    writeFileSync(file, hosts.map((address) => `${address} localhost\n`).join(''));
+    // In a mount namespace of its own, so that the machine keeps its file.
+    const mounted = [...unshare('--mount'), 'sh', '-c', 'mount --bind "$0" /etc/hosts && exec "$@"', file];
+    // Whoever takes the IPv6 address meets this one.
+    await listen(t, (connection) => connection.end(), '::1', PORT);
+    await asDocumented(t, (script, ...args) => [...mounted, ...npx(script, ...args)], env);
+  });
+}
