@@ -46,7 +46,7 @@ else serve(host || EVERY_ADDRESS, Number(port));
 /**
  * Listens on host and port until one client has come, and echoes to that one.
  * Fails where the name is unknown (ENOTFOUND), and where bind() or listen() do
- * (EADDRINUSE, EACCES, EADDRNOTAVAIL and others, see ip(7)).
+ * (EADDRINUSE, EACCES, EADDRNOTAVAIL and others, see bind(2)).
  */
 async function serve(host: string, port: number): Promise<void> {
   const cannotListen = (error: NodeJS.ErrnoException) =>
@@ -61,8 +61,8 @@ async function serve(host: string, port: number): Promise<void> {
   server.listen({ host: found.address, port, backlog: BACKLOG }); // socket(AF_INET, SOCK_STREAM), bind(), listen()
   server.on('error', cannotListen);
   server.on('listening', () => {
-    const { port } = server.address() as AddressInfo; // what the system chose, where 0 was asked for
-    console.log(`Server started on ${host}, listening on TCP port ${port}`);
+    const bound = server.address() as AddressInfo; // getsockname(): the port is the system's choice where we gave 0
+    console.log(`Server started on ${host}, listening on TCP port ${bound.port}`);
   });
 
   // accept(): it returns a new socket, and we talk on that one. The one that listened has done its work.
