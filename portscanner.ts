@@ -1,7 +1,7 @@
 #!/usr/bin/env -S npx ts-node
 /**
- * A TCP port scanner: it tries to connect to one port of one host, and says
- * whether something listens there.
+ * A TCP port scanner: it tries to connect to ports of one host, and says of
+ * each whether something listens there.
  *
  *     npx ts-node portscanner.ts -H localhost -p 54321
  *
@@ -10,86 +10,132 @@
  *     Connecting to 127.0.0.1...
  *     [FAILED] TCP port 54321 is closed
  *
- * Its exit status is 0 for an open port, 1 for a closed one, and 2 where it
- * could not find out.
+ * A port that does not answer is filtered. The exit status is 0 where a port
+ * is open, 1 where none is, and 2 where the scan could not be done.
  */
 import { isIP, Socket } from 'node:net';
 import yargs from 'yargs';
 
-process.stdout.on('error', () => {}); // our reader has gone (EPIPE): the exit status still tells
+const TIMEOUT = 3; // seconds: a lost SYN is sent again after one (RFC 6298, 2.1)
+const WINDOW = 1024; // ports that are probed at the same time
+const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]';
 
-const { host, port } = yargs(process.argv.slice(2))
+type Answer = 'open' | 'closed' | 'filtered';
+
+let probing = 0; // sockets in flight
+const waiting: (() => void)[] = []; // probes that wait for a file descriptor
+
+process.on('exit', eraseProgress);
+process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
+  if (code !== 'EPIPE') fail(`cannot print the answers (${code})`);
+  process.exit(2); // our reader has gone, as head(1) does
+});
+
+const options = yargs(process.argv.slice(2))
   .locale('en') // or it would speak the language of LANG
-  .usage('Usage: npx ts-node portscanner.ts -H <host> -p <port>')
+  .usage(USAGE)
   .option('host', {
-    alias: 'H',
     describe: 'IPv4 address, IPv6 address or name (looked up as IPv4)',
-    type: 'string',
-    requiresArg: true,
-    demandOption: true,
-    coerce: parseHost,
+    alias: 'H', type: 'string', requiresArg: true, demandOption: true, coerce: parseHost,
   })
-  .option('port', {
-    alias: 'p',
-    describe: 'TCP port to scan, 1 to 65535',
-    type: 'string', // a number would let 1e3 and 0x50 pass
-    requiresArg: true,
-    demandOption: true,
-    coerce: parsePort,
+  .option('port', { // a string, since a number would let 1e3 and 0x50 pass
+    describe: 'TCP ports to scan: 54321, 22,80,443 or 8000-8100',
+    alias: 'p', type: 'string', requiresArg: true, demandOption: true, coerce: parsePorts,
   })
+  .option('timeout', {
+    describe: 'seconds that a port may take to answer, up to 3600',
+    alias: 't', type: 'string', requiresArg: true, default: TIMEOUT, coerce: parseTimeout,
+  })
+  .option('open', { describe: 'print open ports alone', type: 'boolean', default: false })
   .alias('help', 'h')
-  .strict()
-  .fail((message) => {
-    fail(message);
-    process.exit();
+  .strictOptions()
+  .check(({ _: [surplus] }) => {
+    if (surplus !== undefined) throw new Error(`"${surplus}" is too much: ports are joined by commas, as in -p 22,80`);
+    return true;
   })
+  .fail((message) => fail(`${message}\n${USAGE}`))
   .parseSync();
 
-scan(host, port).catch((error: NodeJS.ErrnoException) => fail(`cannot scan port ${port} of ${host} (${error.code})`));
+scan(options.host, options.port, options.timeout, options.open);
 
-/** Prints the address of host and whether port is open there. */
-async function scan(host: string, port: number): Promise<void> {
+/** Prints the address of host and the answer of each port, in the order of ports. The timeout is in seconds. */
+async function scan(host: string, ports: number[], timeout: number, openOnly: boolean): Promise<void> {
   const address = await addressOf(host); // gethostbyname()
   console.log(`Connecting to ${address}...`);
-  const open = await isOpen(address, port);
-  console.log(open ? `[OK] TCP port ${port} is open` : `[FAILED] TCP port ${port} is closed`);
-  process.exitCode = open ? 0 : 1;
+  process.exitCode = 1;
+
+  let done = 0;
+  const showProgress = () => process.stderr.write(`\r${done} of ${ports.length} ports`);
+  const progress = process.stderr.isTTY && ports.length > 1 ? setInterval(showProgress, 100) : undefined;
+
+  const answers: Promise<Answer>[] = []; // of the ports in the window, which begins at `done`
+  for (const port of ports) {
+    for (const next of ports.slice(done + answers.length, done + WINDOW)) answers.push(probe(address, next, timeout));
+    const answer = await answers.shift();
+    done++;
+    if (answer === 'open') process.exitCode = 0;
+    else if (openOnly) continue;
+    eraseProgress();
+    console.log(`${answer === 'open' ? '[OK]' : '[FAILED]'} TCP port ${port} is ${answer}`);
+  }
+  clearInterval(progress);
 }
 
 /**
- * The IPv4 address of a name; an IPv4 or IPv6 address stays as it is. Rejects
+ * The IPv4 address of a name; an IPv4 or IPv6 address stays as it is. Fails
  * with ENOTFOUND and other errors of getaddrinfo(3).
  */
 function addressOf(host: string): Promise<string> {
-  return new Promise((resolve, reject) => {
+  return new Promise((resolve) => {
     if (isIP(host)) return resolve(host);
     // A socket looks a name up before it connects. We take the address and leave before it goes on.
     const socket = new Socket();
     socket.connect({ host, port: 1, family: 4 }); // family 4 is AF_INET
-    socket.on('lookup', (error, address) => {
+    socket.on('lookup', (error: NodeJS.ErrnoException | null, address) => {
       socket.destroy();
-      if (error) reject(error);
-      else resolve(address);
+      if (error) fail(`cannot find the address of ${host} (${error.code})`);
+      resolve(address);
     });
   });
 }
 
 /**
- * Whether the port takes connections: true when the handshake succeeds, false
- * when it is refused with an RST (RFC 9293, 3.5.2). Rejects on any other
- * error of connect(2), since that says nothing of the port.
+ * What the port answers to a SYN within timeout, in seconds (RFC 9293, 3.5):
+ *
+ * - SYN-ACK: open, the handshake is done.
+ * - RST: closed. An ICMP port unreachable looks the same to connect(2).
+ * - nothing, or another ICMP error: filtered, by a firewall as a rule.
+ *
+ * Where no file descriptor is free, it waits for one. Fails on a fault of this machine.
  */
-function isOpen(address: string, port: number): Promise<boolean> {
-  return new Promise((resolve, reject) => {
+function probe(address: string, port: number, timeout: number): Promise<Answer> {
+  return new Promise((resolve) => {
     const socket = new Socket();
     socket.connect(port, address); // socket(AF_INET, SOCK_STREAM), connect()
-    socket.on('connect', () => {
-      resolve(!isSelfConnection(socket));
+    probing++;
+
+    const end = (answer: Answer) => {
+      if (socket.destroyed) return; // it has answered already
       socket.destroy(); // close()
+      probing--;
+      resolve(answer);
+      waiting.shift()?.(); // the descriptor is free
+    };
+    socket.on('connect', () => end(isSelfConnection(socket) ? 'closed' : 'open'));
+    socket.on('connectionAttemptFailed', (_address, _port, _family, error: NodeJS.ErrnoException) => {
+      if (error.code === 'ECONNREFUSED') end('closed');
+      else if (error.code === 'ECONNRESET' || error.code === 'EPIPE') end('open'); // an RST after the handshake
+      else end('filtered');
     });
-    socket.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'ECONNREFUSED') resolve(false);
-      else reject(error);
+    // settimeout(). An answer that is here goes first: it may be this program that was stopped for so long.
+    socket.setTimeout(timeout * 1000, () => setImmediate(end, 'filtered'));
+
+    // connect() itself failed, and nothing was sent: a fault of this machine, not an answer.
+    socket.on('error', ({ code = '' }: NodeJS.ErrnoException) => {
+      probing--;
+      if (code === 'EMFILE' && probing > 0) waiting.push(() => resolve(probe(address, port, timeout)));
+      else if (code === 'EADDRNOTAVAIL') fail(`no local port is left to scan port ${port} of ${address} (${code})`);
+      else fail(`cannot scan port ${port} of ${address} (${code})`);
     });
   });
 }
@@ -106,20 +152,41 @@ function isSelfConnection(socket: Socket): boolean {
 
 /** The value of --host. Throws where there is none, or more than one. */
 function parseHost(host: unknown): string {
-  if (typeof host !== 'string' || host === '') throw new Error('-H takes one name or address');
-  return host;
+  if (typeof host === 'string' && host !== '') return host;
+  throw new Error(`-H takes one name or address, not ${JSON.stringify(host)}`);
 }
 
-/** The value of --port as a number. Throws where it is not a whole number from 1 to 65535. */
-function parsePort(port: unknown): number {
-  if (!/^\d{1,5}$/.test(String(port)) || Number(port) < 1 || Number(port) > 65535) {
-    throw new Error(`port "${port}" is not a whole number from 1 to 65535`);
+/** The ports of --port, each once, in the order asked. Throws where one is no whole number from 1 to 65535. */
+function parsePorts(list: unknown): number[] {
+  if (typeof list !== 'string') throw new Error(`-p takes one list, such as 22,80, not ${JSON.stringify(list)}`);
+  const ports = new Set<number>();
+  for (const part of list.split(',')) {
+    const [, first = '', last = first] = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(part) ?? [];
+    if (!(1 <= Number(first) && Number(first) <= Number(last) && Number(last) <= 65535)) {
+      throw new Error(`${JSON.stringify(part)} is neither a port from 1 to 65535 nor a range such as 8000-8100`);
+    }
+    for (let port = Number(first); port <= Number(last); port++) ports.add(port);
   }
-  return Number(port);
+  return [...ports];
 }
 
-/** The one way to fail: says on stderr what failed, and sets the exit status of a scan that could not be done. */
-function fail(what: string): void {
+/** The value of --timeout as a number of seconds. Throws where it is none above 0 and up to 3600. */
+function parseTimeout(timeout: unknown): number {
+  const seconds = /^\d*\.?\d+$/.test(String(timeout)) ? Number(timeout) : 0;
+  if (!(seconds > 0 && seconds <= 3600)) {
+    throw new Error(`-t takes seconds above 0 and up to 3600, such as 0.5, not ${JSON.stringify(timeout)}`);
+  }
+  return seconds;
+}
+
+/** Takes the progress line away. */
+function eraseProgress(): void {
+  if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
+}
+
+/** The one way to fail: says on stderr what failed, and ends with the status of a scan that could not be done. */
+function fail(what: string): never {
+  eraseProgress();
   console.error(`portscanner.ts: ${what}`);
-  process.exitCode = 2;
+  process.exit(2);
 }

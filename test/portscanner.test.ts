@@ -1,37 +1,128 @@
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { describe, test } from 'node:test';
 import { closedPort, listen } from './peers';
+import { inNetwork, listenAt, NOBODY, noNetwork, rule, TARGET, TARGET_IPV6 } from './network';
 import { cannotRun, LIMIT, noIPv6, run, start, tsNode, unshare } from './scripts';
 
 const scan = (...args: string[]) => tsNode('portscanner.ts', ...args);
+const scanTarget = (...args: string[]) => scan('-H', TARGET, ...args);
+const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]\n';
+
+/** What a scan of address prints, given lines such as '80 is open'. */
+function results(address: string, ...lines: string[]): string {
+  const line = (text: string) => `${text.endsWith('open') ? '[OK]' : '[FAILED]'} TCP port ${text}\n`;
+  return `Connecting to ${address}...\n${lines.map(line).join('')}`;
+}
+
+/** The whole numbers from first to last. */
+const range = (first: number, last: number) => Array.from({ length: last - first + 1 }, (_, index) => first + index);
+
+const needsNetwork = { ...LIMIT, skip: noNetwork() };
+const needsStrace = { ...LIMIT, skip: cannotRun('strace', '-f', 'true') };
+
+/** A command line under strace, which says nothing itself and does to the system calls what inject says. */
+const strace = (inject: string, commandLine: string[]) =>
+  ['strace', '-f', '-qq', '-o', '/dev/null', '-e', `inject=${inject}`, ...commandLine];
 
 test('a port at which someone listens is open', LIMIT, async (t) => {
   const port = await listen(t, () => {});
   assert.deepEqual(await run(t, scan('-H', '127.0.0.1', '-p', `${port}`)), {
-    status: 0, stderr: '', stdout: `Connecting to 127.0.0.1...\n[OK] TCP port ${port} is open\n`,
+    status: 0, stderr: '', stdout: results('127.0.0.1', `${port} is open`),
   });
 });
 
 test('a port at which nobody listens is closed', LIMIT, async (t) => {
   const port = await closedPort();
   assert.deepEqual(await run(t, scan('--host', '127.0.0.1', '--port', `${port}`)), {
-    status: 1, stderr: '', stdout: `Connecting to 127.0.0.1...\n[FAILED] TCP port ${port} is closed\n`,
+    status: 1, stderr: '', stdout: results('127.0.0.1', `${port} is closed`),
   });
 });
 
 test('an open port on an IPv6 address is open', { ...LIMIT, skip: noIPv6() }, async (t) => {
   const port = await listen(t, () => {}, '::1');
   assert.deepEqual(await run(t, scan('-H', '::1', '-p', `${port}`)), {
-    status: 0, stderr: '', stdout: `Connecting to ::1...\n[OK] TCP port ${port} is open\n`,
+    status: 0, stderr: '', stdout: results('::1', `${port} is open`),
   });
 });
 
 test('the scanned server sees the connection close in order', LIMIT, async (t) => {
-  const closed = new Promise((resolve, reject) => {
-    listen(t, (connection) => connection.on('end', resolve).on('error', reject).resume())
-      .then((port) => run(t, scan('-H', '127.0.0.1', '-p', `${port}`)));
+  let tell: (what: string) => void;
+  const seen = new Promise<string>((resolve) => { tell = resolve; });
+  const port = await listen(t, (connection) =>
+    connection.resume().on('end', () => tell('EOF')).on('error', () => tell('a reset')));
+  await run(t, scan('-H', '127.0.0.1', '-p', `${port}`));
+  assert.equal(await seen, 'EOF');
+});
+
+const FIREWALLS: [target: string, answer: string][] = [
+  ['DROP', 'filtered'],
+  ['REJECT --reject-with tcp-reset', 'closed'],
+  ['REJECT --reject-with icmp-admin-prohibited', 'filtered'],
+  ['REJECT --reject-with icmp-host-prohibited', 'filtered'],
+  ['REJECT --reject-with icmp-host-unreachable', 'filtered'],
+  ['REJECT --reject-with icmp-net-prohibited', 'filtered'],
+  ['REJECT --reject-with icmp-net-unreachable', 'filtered'],
+  ['REJECT --reject-with icmp-proto-unreachable', 'filtered'],
+];
+for (const [target, answer] of FIREWALLS) {
+  test(`a port behind the firewall rule ${target} is ${answer}`, needsNetwork, async (t) => {
+    const setup = listenAt([80]) + rule('80', target);
+    const timeout = target === 'DROP' ? '0.5' : '3600'; // what rejects answers at once
+    assert.deepEqual(await run(t, inNetwork(setup, scanTarget('-p', '80', '-t', timeout))), {
+      status: 1, stderr: '', stdout: results(TARGET, `80 is ${answer}`),
+    });
   });
-  await closed;
+}
+
+for (const reject of ['icmp6-adm-prohibited', 'icmp6-no-route', 'icmp6-addr-unreachable']) {
+  test(`an IPv6 port behind the firewall rule REJECT --reject-with ${reject} is filtered`, needsNetwork, async (t) => {
+    const setup = rule('80', `REJECT --reject-with ${reject}`, 'ip6tables');
+    assert.deepEqual(await run(t, inNetwork(setup, scan('-H', TARGET_IPV6, '-p', '80', '-t', '3600'))), {
+      status: 1, stderr: '', stdout: results(TARGET_IPV6, '80 is filtered'),
+    });
+  });
+}
+
+test('a port of an address that nobody has is filtered', needsNetwork, async (t) => {
+  const setup = 'echo 50 > /proc/sys/net/ipv4/neigh/scanner/retrans_time_ms'; // ARP gives up after 3 times this
+  assert.deepEqual(await run(t, inNetwork(setup, scan('-H', NOBODY, '-p', '80', '-t', '3600'))), {
+    status: 1, stderr: '', stdout: results(NOBODY, '80 is filtered'),
+  });
+});
+
+test('lists and ranges are scanned in the order asked, each port once', needsNetwork, async (t) => {
+  const setup = listenAt([6, 9]);
+  assert.deepEqual(await run(t, inNetwork(setup, scanTarget('-p', '9,7,5-8,6,7'))), {
+    status: 0,
+    stderr: '',
+    stdout: results(TARGET, '9 is open', '7 is closed', '5 is closed', '6 is open', '8 is closed'),
+  });
+});
+
+test('ports are printed in the order asked, whichever answers first', needsNetwork, async (t) => {
+  const setup = rule('80', 'DROP');
+  assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '80-81', '-t', '0.5')))).stdout,
+    results(TARGET, '80 is filtered', '81 is closed'));
+});
+
+test('a port is printed as soon as it and those before it have answered', needsNetwork, async (t) => {
+  const scanner = start(t, inNetwork(rule('82', 'DROP'), scanTarget('-p', '80-83', '-t', '3600')));
+  await scanner.printed(/TCP port 81 is closed\n/);
+  scanner.process.kill('SIGKILL');
+  assert.equal((await scanner.ended).stdout, results(TARGET, '80 is closed', '81 is closed'));
+});
+
+test('--open prints open ports alone', needsNetwork, async (t) => {
+  const setup = listenAt([22, 443]) + rule('23', 'DROP');
+  assert.deepEqual(await run(t, inNetwork(setup, scanTarget('-p', '20-450', '-t', '.5', '--open'))), {
+    status: 0, stderr: '', stdout: results(TARGET, '22 is open', '443 is open'),
+  });
+});
+
+test('--open prints no port where none is open, and the status is 1', needsNetwork, async (t) => {
+  assert.deepEqual(await run(t, inNetwork('', scanTarget('-p', '20-450', '--open'))), {
+    status: 1, stderr: '', stdout: results(TARGET),
+  });
 });
 
 const skip = cannotRun(...unshare('--net'), 'ip', 'link', 'set', 'lo', 'up');
@@ -40,56 +131,173 @@ test('a port that TCP connects to itself is closed', { ...LIMIT, skip }, async (
   const pinned = 'ip link set lo up && echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range && exec "$@"';
   const inside = [...unshare('--net'), 'sh', '-c', pinned, 'sh'];
   assert.deepEqual(await run(t, [...inside, ...scan('-H', 'localhost', '-p', '54321')]), {
-    status: 1, stderr: '', stdout: 'Connecting to 127.0.0.1...\n[FAILED] TCP port 54321 is closed\n',
+    status: 1, stderr: '', stdout: results('127.0.0.1', '54321 is closed'),
   });
 });
 
-test('a network that cannot be reached is no closed port', { ...LIMIT, skip }, async (t) => {
-  const inside = [...unshare('--net'), '--']; // where even the loopback interface is down
-  assert.deepEqual(await run(t, [...inside, ...scan('-H', '192.0.2.1', '-p', '80')]), {
+test('a scan of all ports finds just those at which someone listens', needsNetwork, async (t) => {
+  const ports = [1, 22, 1024, 8080, 33333, 54321, 65535];
+  const all = scan('-H', 'localhost', '-p', '1-65535', '--open');
+  assert.deepEqual(await run(t, inNetwork(listenAt(ports, 'here'), all)), {
+    status: 0, stderr: '', stdout: results('127.0.0.1', ...ports.map((port) => `${port} is open`)),
+  });
+});
+
+test('no port is probed before those 1,024 ahead of it have answered', needsNetwork, async (t) => {
+  const traced = ['strace', '-f', '-qq', '-e', 'trace=connect,write', '-e', 'signal=none', '-o', '|cat >&2'];
+  const setup = rule('1', 'DROP');
+  const { stderr } = await run(t, inNetwork(setup, [...traced, ...scanTarget('-p', '1-3000', '-t', '0.5')]));
+  const [before = ''] = stderr.split('[FAILED] TCP port 1 is filtered');
+  assert.equal(before.match(/ connect\(.*sin_port/g)?.length, 1024);
+});
+
+test('where file descriptors run out, ports wait for one and every answer is right', needsNetwork, async (t) => {
+  const setup = `${listenAt([1, 300, 1500])}${rule('2', 'DROP')}${rule('1000', 'DROP')}\nulimit -n 48\n`;
+  const answer = (port: number) => ({ 1: 'open', 2: 'filtered', 300: 'open', 1000: 'filtered', 1500: 'open' })[port];
+  assert.deepEqual(await run(t, inNetwork(setup, scanTarget('-p', '1-1500', '-t', '0.5'))), {
+    status: 0,
+    stderr: '',
+    stdout: results(TARGET, ...range(1, 1500).map((port) => `${port} is ${answer(port) ?? 'closed'}`)),
+  });
+});
+
+test('where there is no file descriptor at all, the scan ends with status 2 and says so', needsStrace, async (t) => {
+  assert.deepEqual(await run(t, strace('socket:error=EMFILE', scan('-H', '127.0.0.1', '-p', '1-2000'))), {
+    status: 2, stdout: results('127.0.0.1'), stderr: 'portscanner.ts: cannot scan port 1024 of 127.0.0.1 (EMFILE)\n',
+  });
+});
+
+test('where no local port is left, the scan ends with status 2 and says so', needsNetwork, async (t) => {
+  const setup = `
+    echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range
+    echo 54321 > /proc/sys/net/ipv4/ip_local_reserved_ports
+  `;
+  assert.deepEqual(await run(t, inNetwork(setup, scanTarget('-p', '80-90'))), {
     status: 2,
-    stdout: 'Connecting to 192.0.2.1...\n',
+    stdout: results(TARGET),
+    stderr: `portscanner.ts: no local port is left to scan port 80 of ${TARGET} (EADDRNOTAVAIL)\n`,
+  });
+});
+
+test('a network to which there is no route ends the scan with status 2', { ...LIMIT, skip }, async (t) => {
+  const inside = [...unshare('--net'), '--']; // where even the loopback interface is down
+  assert.deepEqual(await run(t, [...inside, ...scan('-H', '192.0.2.1', '-p', '80-90')]), {
+    status: 2,
+    stdout: results('192.0.2.1'),
     stderr: 'portscanner.ts: cannot scan port 80 of 192.0.2.1 (ENETUNREACH)\n',
   });
 });
 
-test('a host that does not resolve ends with status 2 and its name', LIMIT, async (t) => {
-  const host = `${'x'.repeat(64)}.test`; // a label of 64 characters is refused before any name server is asked
-  assert.deepEqual(await run(t, scan('-H', host, '-p', '80')), {
-    status: 2, stdout: '', stderr: `portscanner.ts: cannot scan port 80 of ${host} (ENOTFOUND)\n`,
+test('an answer that came in time counts, even if the scanner was stopped until after the time-out', needsStrace,
+  async (t) => {
+    const port = await closedPort();
+    const stopped = strace('connect:delay_exit=700000', scan('-H', '127.0.0.1', '-p', `${port}`, '-t', '0.2'));
+    assert.equal((await run(t, stopped)).stdout, results('127.0.0.1', `${port} is closed`));
   });
+
+test('a server that resets right after the handshake is open', needsStrace, async (t) => {
+  const port = await listen(t, (connection) => connection.resetAndDestroy());
+  const late = strace('connect:delay_exit=300000', scan('-H', '127.0.0.1', '-p', `${port}`)); // after the RST
+  assert.deepEqual(await run(t, late), { status: 0, stderr: '', stdout: results('127.0.0.1', `${port} is open`) });
 });
 
-const WRONG: [string[], string][] = [
-  [[], 'Missing required arguments: host, port'],
-  [['-p', '80'], 'Missing required argument: host'],
-  [['-H', 'localhost'], 'Missing required argument: port'],
-  [['-H', 'localhost', '-p'], 'Not enough arguments following: p'],
-  [['-H', '', '-p', '80'], '-H takes one name or address'],
-  [['-H', 'a', '-H', 'b', '-p', '80'], '-H takes one name or address'],
-  [['--no-host', '-p', '80'], '-H takes one name or address'],
-  ...['', 'abc', '0', '65536', '1e3', '0x50', '80.5', ' 80', '-1', '٨٠', '12345678901234567890'].map(
-    (port): [string[], string] =>
-      [['-H', 'localhost', `-p=${port}`], `port "${port}" is not a whole number from 1 to 65535`],
-  ),
-  [['-H', 'localhost', '-p', '80', '-p', '81'], 'port "80,81" is not a whole number from 1 to 65535'],
-  [['-H', 'localhost', '-p', '80', '443'], 'Unknown argument: 443'],
-  [['-H', 'localhost', '-p', '80', '--bogus'], 'Unknown argument: bogus'],
+test('a server that ends and resets right after the handshake is open', needsStrace, async (t) => {
+  const port = await listen(t, (connection) => connection.end(() => connection.resetAndDestroy()));
+  const late = strace('connect:delay_exit=300000', scan('-H', '127.0.0.1', '-p', `${port}`));
+  assert.deepEqual(await run(t, late), { status: 0, stderr: '', stdout: results('127.0.0.1', `${port} is open`) });
+});
+
+/** A command line on a terminal of its own, which is both its stdout and its stderr. */
+const onTerminal = (commandLine: string[]) => ['script', '-qec', commandLine.join(' '), '/dev/null'];
+const needsTerminal = { ...needsNetwork, skip: needsNetwork.skip || cannotRun('script', '--version') };
+
+/** What a terminal shows in the end. */
+const shown = (output: string) => output.split('\r\n').map((line) => line.replace(/^[^]*\r\x1b\[K/, '')).join('\n');
+
+test('on a terminal a line tells how far the scan is, and is gone in the end', needsTerminal, async (t) => {
+  const setup = rule('82', 'DROP');
+  const { stdout, status } = await run(t, inNetwork(setup, onTerminal(scanTarget('-p', '80-83', '-t', '0.5'))));
+  assert.match(stdout, /\r2 of 4 ports\r/);
+  assert.equal(shown(stdout), results(TARGET, '80 is closed', '81 is closed', '82 is filtered', '83 is closed'));
+  assert.equal(status, 1);
+});
+
+test('a scan of one port shows no progress', needsTerminal, async (t) => {
+  const { stdout } = await run(t, inNetwork(rule('80', 'DROP'), onTerminal(scanTarget('-p', '80', '-t', '0.5'))));
+  assert.doesNotMatch(stdout, / of /);
+});
+
+test('a fault amid the scan takes the line of progress away', needsTerminal, async (t) => {
+  const fault = strace('connect:error=EADDRNOTAVAIL:when=1025', scanTarget('-p', '1-1025', '-t', '0.5'));
+  const { stdout, status } = await run(t, inNetwork(rule('1', 'DROP'), onTerminal(fault)));
+  assert.match(stdout, /\r0 of 1025 ports\r/);
+  assert.match(shown(stdout), /\nportscanner\.ts: no local port is left [^\n]+\n$/);
+  assert.equal(status, 2);
+});
+
+const UNKNOWN: [host: string, code: string][] = [
+  [`${'x'.repeat(64)}.test`, 'ENOTFOUND'], // a label of 64 characters is refused before any name server is asked
+  ['x'.repeat(300), 'EINVAL'],
+  ['example.test', 'EAI_AGAIN'], // in a network without a name server
 ];
-for (const [args, message] of WRONG) {
-  test(`portscanner.ts ${args.join(' ')} is wrong usage: ${message}`, LIMIT, async (t) => {
-    assert.deepEqual(await run(t, scan(...args), { LANG: 'de_DE.UTF-8', LC_ALL: 'de_DE.UTF-8' }), {
-      status: 2, stdout: '', stderr: `portscanner.ts: ${message}\n`,
+for (const [host, code] of UNKNOWN) {
+  test(`a host that does not resolve (${code}) ends with status 2 and its name`, { ...LIMIT, skip }, async (t) => {
+    assert.deepEqual(await run(t, [...unshare('--net'), '--', ...scan('-H', host, '-p', '80')]), {
+      status: 2, stdout: '', stderr: `portscanner.ts: cannot find the address of ${host} (${code})\n`,
     });
   });
 }
 
+const NO_HOST = '-H takes one name or address, not ';
+const NO_PORTS = '-p takes one list, such as 22,80, not ';
+const NO_PORT = ' is neither a port from 1 to 65535 nor a range such as 8000-8100';
+const NO_TIMEOUT = '-t takes seconds above 0 and up to 3600, such as 0.5, not ';
+const PORTS: [ports: string, offending: string][] = [
+  ...[
+    '', 'abc', '0', '65536', '80-', '-80', '20-10', '0-80', '80-65536', '1-2-3', '-1', '12345678901234567890',
+    '1e3', '0x50', '80.5', ' 80', '80 ', '٨٠', '８０',
+  ].map((ports): [string, string] => [ports, ports]),
+  ['80,,81', ''], ['22,abc', 'abc'], ['22, 80', ' 80'],
+];
+const WRONG: [args: string[], message: string][] = [
+  [[], 'Missing required arguments: host, port'],
+  [['-p', '80'], 'Missing required argument: host'],
+  [['-H', 'localhost'], 'Missing required argument: port'],
+  [['-H', 'localhost', '-p'], 'Not enough arguments following: p'],
+  [['-H', '', '-p', '80'], `${NO_HOST}""`],
+  [['-H', 'a', '-H', 'b', '-p', '80'], `${NO_HOST}["a","b"]`],
+  [['-H.x', '1', '-p', '80'], `${NO_HOST}{"x":1}`],
+  [['--no-host', '-p', '80'], `${NO_HOST}false`],
+  ...PORTS.map(([ports, offending]): [string[], string] =>
+    [['-H', 'localhost', `-p=${ports}`], `${JSON.stringify(offending)}${NO_PORT}`]),
+  [['-H', 'localhost', '-p', '80', '-p', '81'], `${NO_PORTS}["80","81"]`],
+  [['-H', 'localhost', '--no-port'], `${NO_PORTS}false`],
+  ...['0', '0.0', '-1', 'abc', '', 'NaN', 'Infinity', '3600.1', '3601', '1e1', '1.', '.'].map(
+    (seconds): [string[], string] =>
+      [['-H', 'localhost', '-p', '80', '-t', seconds], `${NO_TIMEOUT}${JSON.stringify(seconds)}`],
+  ),
+  [['-H', 'localhost', '-p', '80', '-t', '1', '-t', '2'], `${NO_TIMEOUT}["1","2"]`],
+  [['-H', 'localhost', '-p', '80', '443'], '"443" is too much: ports are joined by commas, as in -p 22,80'],
+  [['-H', 'localhost', '-p', '80', '--', '443'], '"443" is too much: ports are joined by commas, as in -p 22,80'],
+  [['-H', 'localhost', '-p', '80', '--bogus'], 'Unknown argument: bogus'],
+];
+describe('wrong usage', { concurrency: true }, () => {
+  for (const [args, message] of WRONG) {
+    test(`portscanner.ts ${args.join(' ')}: ${message}`, LIMIT, async (t) => {
+      assert.deepEqual(await run(t, scan(...args), { LANG: 'de_DE.UTF-8', LC_ALL: 'de_DE.UTF-8' }), {
+        status: 2, stdout: '', stderr: `portscanner.ts: ${message}\n${USAGE}`,
+      });
+    });
+  }
+});
+
 for (const option of ['-h', '--help']) {
   test(`portscanner.ts ${option} prints the usage`, LIMIT, async (t) => {
     const { status, stdout, stderr } = await run(t, scan(option));
-    assert.match(stdout, /^Usage: npx ts-node portscanner\.ts -H <host> -p <port>\n/);
-    assert.match(stdout, /-H, --host /);
-    assert.match(stdout, /-p, --port /);
+    assert.ok(stdout.startsWith(USAGE));
+    for (const listed of ['-H, --host ', '-p, --port ', '-t, --timeout ', '[default: 3]', '--open ', '--version ']) {
+      assert.ok(stdout.includes(listed), listed);
+    }
     assert.deepEqual({ status, stderr }, { status: 0, stderr: '' });
   });
 }
@@ -99,8 +307,17 @@ test('portscanner.ts --version prints the version of the package', LIMIT, async 
   assert.deepEqual(await run(t, scan('--version')), { status: 0, stdout: `${version}\n`, stderr: '' });
 });
 
-test('a reader that goes away does not break the scan', LIMIT, async (t) => {
-  const scanner = start(t, scan('-H', '127.0.0.1', '-p', `${await closedPort()}`));
-  scanner.process.stdout?.destroy();
-  assert.deepEqual(await scanner.ended, { status: 1, stdout: '', stderr: '' });
+test('a reader that goes away ends the scan at once and without a word', needsNetwork, async (t) => {
+  const setup = rule('10000:20000', 'DROP'); // none of them can answer within the hour
+  const head = ['bash', '-c', '"$@" | head -1; exit "${PIPESTATUS[0]}"', 'bash'];
+  assert.deepEqual(await run(t, inNetwork(setup, [...head, ...scanTarget('-p', '1-20000', '-t', '3600')])), {
+    status: 2, stdout: results(TARGET), stderr: '',
+  });
+});
+
+test('a disk that is full ends the scan with status 2 and the code', LIMIT, async (t) => {
+  const full = ['sh', '-c', 'exec "$@" > /dev/full', 'sh'];
+  assert.deepEqual(await run(t, [...full, ...scan('-H', '127.0.0.1', '-p', '1')]), {
+    status: 2, stdout: '', stderr: 'portscanner.ts: cannot print the answers (ENOSPC)\n',
+  });
 });

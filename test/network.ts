@@ -1,0 +1,52 @@
+/** A network of two machines, for what loopback can't do: packets that are dropped, rejected or find no way. */
+import { cannotRun, unshare } from './scripts';
+
+/** The addresses of the other machine, and one of its network at which there is none. */
+export const TARGET = '192.0.2.2';
+export const TARGET_IPV6 = '2001:db8::2';
+export const NOBODY = '192.0.2.3';
+
+/** In namespaces that end with the command: names of `ip netns`, lock of iptables and processes are theirs alone. */
+const ALONE = [...unshare('--net', '--mount', '--pid', '--fork', '--mount-proc', '--kill-child'), 'sh', '-ec'];
+
+const SETUP = `
+  mount -t tmpfs tmpfs /run
+  ip link set lo up
+  ip netns add target
+  ip link add scanner type veth peer name target netns target
+  ip address add 192.0.2.1/24 dev scanner
+  ip address add 2001:db8::1/64 dev scanner nodad
+  ip link set scanner up
+  ip -n target address add ${TARGET}/24 dev target
+  ip -n target address add ${TARGET_IPV6}/64 dev target nodad
+  ip -n target link set lo up
+  ip -n target link set target up
+  until ip link show scanner | grep -q 'state UP' && ip -n target link show target | grep -q 'state UP'; do :; done
+  on_target() { ip netns exec target "$@"; }
+`;
+
+/**
+ * The command line, run on a machine that has just the loopback interface and a link to a
+ * second machine, the target. The setup is a script of sh, in which on_target() runs a command there.
+ */
+export const inNetwork = (setup: string, commandLine: string[]) =>
+  [...ALONE, `${SETUP}${setup}\nexec "$@"`, 'sh', ...commandLine];
+
+/** A line of setup: an iptables rule of the target for what comes to its ports, such as 80 or 8000:8100. */
+export const rule = (ports: string, target: string, iptables = 'iptables') =>
+  `on_target ${iptables} -A INPUT -p tcp --dport ${ports} -j ${target}\n`;
+
+/** Lines of setup: a listener at each of the ports, on every address of this machine or of the target. */
+export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on target') => `
+  mkfifo /run/ready
+  ${where === 'here' ? '' : 'on_target '}${process.execPath} -e '
+    let left = ${ports.length};
+    for (const port of [${ports}]) {
+      net.createServer().listen(port, () => { if (--left === 0) fs.writeFileSync("/run/ready", ""); });
+    }' &
+  cat /run/ready
+`;
+
+/** Why there can be no such network here, in words; false where there can. For the `skip` of a test. */
+export const noNetwork = () =>
+  cannotRun(...inNetwork(rule('9', 'DROP') + rule('9', 'DROP', 'ip6tables'), ['true']));
