@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { closedPort, listen } from './peers';
 import { inNetwork, listenAt, NOBODY, noNetwork, rule, TARGET, TARGET_IPV6 } from './network';
@@ -99,6 +102,16 @@ test('lists and ranges are scanned in the order asked, each port once', needsNet
   });
 });
 
+test('a port has as long to answer as -t says', needsNetwork, async (t) => {
+  const scanner = ['timeout', '5', ...scanTarget('-p', '80', '-t', '0.5')];
+  assert.equal((await run(t, inNetwork(rule('80', 'DROP'), scanner))).stdout, results(TARGET, '80 is filtered'));
+});
+
+test('a port whose first SYN is lost has by default the time to answer the next', needsNetwork, async (t) => {
+  const setup = listenAt([80]) + rule('80', 'DROP', 'iptables -m statistic --mode nth --every 1000000 --packet 0');
+  assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '80')))).stdout, results(TARGET, '80 is open'));
+});
+
 test('ports are printed in the order asked, whichever answers first', needsNetwork, async (t) => {
   const setup = rule('80', 'DROP');
   assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '80-81', '-t', '0.5')))).stdout,
@@ -144,11 +157,13 @@ test('a scan of all ports finds just those at which someone listens', needsNetwo
 });
 
 test('no port is probed before those 1,024 ahead of it have answered', needsNetwork, async (t) => {
-  const traced = ['strace', '-f', '-qq', '-e', 'trace=connect,write', '-e', 'signal=none', '-o', '|cat >&2'];
-  const setup = rule('1', 'DROP');
-  const { stderr } = await run(t, inNetwork(setup, [...traced, ...scanTarget('-p', '1-3000', '-t', '0.5')]));
-  const [before = ''] = stderr.split('[FAILED] TCP port 1 is filtered');
-  assert.equal(before.match(/ connect\(.*sin_port/g)?.length, 1024);
+  const folder = mkdtempSync(join(tmpdir(), 'strace-'));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const file = join(folder, 'calls');
+  const traced = ['strace', '-f', '-qq', '-o', file, '-e', 'trace=connect,write', '-e', 'signal=none'];
+  await run(t, inNetwork(rule('1', 'DROP'), [...traced, ...scanTarget('-p', '1-3000', '-t', '0.5')]));
+  const [before = ''] = readFileSync(file, 'utf8').split('[FAILED] TCP port 1 is filtered');
+  assert.equal(before.match(/\bconnect\(.*sin_port/g)?.length, 1024);
 });
 
 test('where file descriptors run out, ports wait for one and every answer is right', needsNetwork, async (t) => {
@@ -161,11 +176,13 @@ test('where file descriptors run out, ports wait for one and every answer is rig
   });
 });
 
-test('where there is no file descriptor at all, the scan ends with status 2 and says so', needsStrace, async (t) => {
-  assert.deepEqual(await run(t, strace('socket:error=EMFILE', scan('-H', '127.0.0.1', '-p', '1-2000'))), {
-    status: 2, stdout: results('127.0.0.1'), stderr: 'portscanner.ts: cannot scan port 1024 of 127.0.0.1 (EMFILE)\n',
+test('where file descriptors run out and none is freed, the scan ends with status 2 and says so', needsStrace,
+  async (t) => {
+    const none = strace('socket:error=EMFILE:when=5+', scan('-H', '127.0.0.1', '-p', '1-2000', '--open'));
+    const { status, stdout, stderr } = await run(t, none);
+    assert.deepEqual({ status, stdout }, { status: 2, stdout: results('127.0.0.1') });
+    assert.match(stderr, /^portscanner\.ts: cannot scan port \d+ of 127\.0\.0\.1 \(EMFILE\)\n$/);
   });
-});
 
 test('where no local port is left, the scan ends with status 2 and says so', needsNetwork, async (t) => {
   const setup = `
@@ -228,8 +245,8 @@ test('a scan of one port shows no progress', needsTerminal, async (t) => {
 });
 
 test('a fault amid the scan takes the line of progress away', needsTerminal, async (t) => {
-  const fault = strace('connect:error=EADDRNOTAVAIL:when=1025', scanTarget('-p', '1-1025', '-t', '0.5'));
-  const { stdout, status } = await run(t, inNetwork(rule('1', 'DROP'), onTerminal(fault)));
+  const fault = strace('connect:error=EADDRNOTAVAIL:when=1025', scanTarget('-p', '1-1025', '-t', '0.5', '--open'));
+  const { status, stdout } = await run(t, inNetwork(rule('1', 'DROP'), onTerminal(fault)));
   assert.match(stdout, /\r0 of 1025 ports\r/);
   assert.match(shown(stdout), /\nportscanner\.ts: no local port is left [^\n]+\n$/);
   assert.equal(status, 2);
