@@ -17,6 +17,7 @@ import { Socket } from 'node:net';
 const HOST = 'localhost';
 const PORT = 54321;
 const MESSAGE = 'Hello World!';
+const TIMEOUT = 10; // seconds that the server may be silent
 
 const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
 
@@ -43,14 +44,14 @@ else if (!/^\d{1,5}$/.test(port) || Number(port) < 1 || Number(port) > 65535)
 else talk(host, Number(port), Buffer.from(message));
 
 /**
- * Sends the bytes to host and port, prints as many that come back, and closes.
- * Fails where the name is unknown (ENOTFOUND), where connect() does (see
- * connect(2)), where the connection breaks (ECONNRESET, EPIPE), and where the
- * server closes before all has come back.
+ * Sends the bytes to host and port, prints what comes back, and closes. Fails
+ * where the name is unknown (ENOTFOUND), where connect() does (see connect(2)),
+ * where the connection breaks (ECONNRESET, EPIPE), where the server is silent
+ * for too long, and where its reply is not what was sent (RFC 862).
  */
 function talk(host: string, port: number, sent: Buffer): void {
-  const reply = Buffer.alloc(sent.length);
-  let received = 0; // bytes of it that have come
+  let pieces: Buffer[] = []; // received, and not printed yet
+  let received = 0; // bytes in all
 
   const socket = new Socket();
   // Family 4 is AF_INET: a name is looked up as IPv4. An address is taken as it is.
@@ -58,7 +59,10 @@ function talk(host: string, port: number, sent: Buffer): void {
 
   socket.on('connect', () => {
     console.log(`Connected to server: ${host} on port ${port}`);
-    socket.on('close', () => console.log('Connection closed.'));
+    socket.on('close', () => {
+      if (pieces.length > 0) printReply(); // what came before a fault
+      console.log('Connection closed.');
+    });
     console.log('Sending some data...');
     socket.write(sent); // sendall()
     if (sent.length === 0) finish(); // nothing was sent, so nothing comes back
@@ -66,25 +70,45 @@ function talk(host: string, port: number, sent: Buffer): void {
 
   // recv(), in a loop: TCP is a stream, so the reply comes in any number of pieces.
   socket.on('data', (piece) => {
-    if (received === sent.length) return;
-    received += piece.copy(reply, received);
-    if (received === sent.length) finish();
+    pieces.push(piece);
+    received += piece.length;
+    if (received > sent.length) giveUp(`server sent more than the ${sent.length} bytes of the message`);
+    else if (received < sent.length) return;
+    else if (Buffer.concat(pieces).equals(sent)) finish();
+    else giveUp('server sent back other bytes than those of the message');
   });
-
   socket.on('end', () => { // recv() returned nothing: the server's FIN
-    if (received === sent.length) return;
-    fail(`server closed after ${received} of ${sent.length} bytes`, 1);
-    finish();
+    if (received < sent.length) giveUp(`server closed after ${received} of ${sent.length} bytes`);
   });
 
+  socket.setTimeout(TIMEOUT * 1000, () => { // settimeout()
+    if (socket.writableEnded) socket.destroy(); // we have the reply, and have waited for the server's FIN
+    else giveUp(`nothing came from ${host} port ${port} for ${TIMEOUT} s`);
+  });
   socket.on('error', (error: NodeJS.ErrnoException) =>
     fail(`connection to ${host} port ${port} failed (${error.code})`, 1));
 
-  /** Prints what came, and sends our FIN: close() follows once the server's FIN has come too. */
+  function printReply(): void {
+    console.log(`Response from server: ${visible(Buffer.concat(pieces).toString())}`);
+    pieces = [];
+  }
+
+  /** Has the reply: prints it and sends our FIN. close() follows once the server's FIN has come too. */
   function finish(): void {
-    console.log(`Response from server: ${reply.toString('utf8', 0, received)}`);
+    printReply();
     socket.end();
   }
+
+  /** Says what is wrong with the server, and waits for it no longer: close(). */
+  function giveUp(fault: string): void {
+    fail(fault, 1);
+    socket.destroy();
+  }
+}
+
+/** The text with its control characters, save newline and tab, as \x1b and the like: they could command a terminal. */
+function visible(text: string): string {
+  return text.replace(/[^\P{Cc}\n\t]/gu, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`);
 }
 
 /** The one way to fail: says on stderr what failed, and sets the exit status, 1 at run time and 2 for wrong usage. */

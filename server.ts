@@ -20,6 +20,7 @@ const PORT = 54321;
 const EVERY_ADDRESS = '0.0.0.0'; // INADDR_ANY, see ip(7)
 const BACKLOG = 1; // connections that may wait for accept(), see listen(2)
 const BUFFER_SIZE = 1024; // bytes that one receive takes at most
+const BYE = 'Server is shutting down. Bye!';
 
 const USAGE = `Usage: npx ts-node server.ts [host] [port]
 
@@ -31,6 +32,12 @@ Echoes what one TCP client sends, then ends.
   -h, --help  show this help`;
 
 process.stdout.on('error', () => {}); // our reader has gone (EPIPE): the echo goes on
+for (const signal of ['SIGINT', 'SIGTERM']) { // Ctrl-C and kill(1)
+  process.on(signal, () => {
+    console.log(BYE);
+    process.exit(0); // which closes every socket, too
+  });
+}
 
 const args = process.argv.slice(2);
 const [host = HOST, port = String(PORT), surplus] = args;
@@ -81,7 +88,7 @@ function echo(connection: Socket): void {
   // Streaming: the bytes of a character that is not complete yet wait for the next receive.
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
   const print = (text: string) => {
-    if (text !== '') console.log(`Received following data: ${text}`);
+    if (text !== '') console.log(`Received following data: ${visible(text)}`);
   };
 
   // recv(): Node receives up to 64 KiB and calls us; we take BUFFER_SIZE of it at a time.
@@ -100,7 +107,12 @@ function echo(connection: Socket): void {
     connection.end(); // ours, once all is sent: close()
   });
   connection.on('error', (error: NodeJS.ErrnoException) => fail(`connection lost (${error.code})`, 1));
-  connection.on('close', () => console.log('Server is shutting down. Bye!'));
+  connection.on('close', () => console.log(BYE));
+}
+
+/** The text with its control characters, save newline and tab, as \x1b and the like: they could command a terminal. */
+function visible(text: string): string {
+  return text.replace(/[^\P{Cc}\n\t]/gu, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`);
 }
 
 /** The client's address and port, as 127.0.0.1:58666 or [::1]:58666. There is none where it has reset already. */

@@ -1,11 +1,17 @@
 import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
 import type { Socket } from 'node:net';
-import { test } from 'node:test';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { closedPort, documentedServer, listen, receiveAll } from './peers';
-import { LIMIT, noIPv6, npx, run, start, startServer, tsNode } from './scripts';
+import { inNetwork, NOBODY, noNetwork, rule, TARGET } from './network';
+import { cannotRun, LIMIT, noIPv6, noNc, npx, run, start, startServer, tsNode } from './scripts';
 
 const client = (port: number, ...message: string[]) => tsNode('client.ts', '127.0.0.1', `${port}`, ...message);
+
+const needsNetwork = { ...LIMIT, skip: noNetwork() };
 
 /** What the client prints when reply comes back from port. */
 const conversation = (port: number, reply: string, host = '127.0.0.1') =>
@@ -88,10 +94,134 @@ test('an IPv6 address works', { ...LIMIT, skip: noIPv6() }, async (t) => {
   });
 });
 
+/** What the client prints when nothing comes back from port. */
+const noReply = (port: number, host = '127.0.0.1') =>
+  `Connected to server: ${host} on port ${port}\nSending some data...\nConnection closed.\n`;
+
 test('a reply that ends early is printed, and ends with status 1', LIMIT, async (t) => {
   const port = await listen(t, (connection) => connection.once('data', () => connection.end('Hello')));
   assert.deepEqual(await run(t, client(port)), {
     status: 1, stderr: 'client.ts: server closed after 5 of 12 bytes\n', stdout: conversation(port, 'Hello'),
+  });
+});
+
+test('a server that closes without a reply ends the client with status 1', LIMIT, async (t) => {
+  const port = await listen(t, (connection) => connection.resume().end());
+  assert.deepEqual(await run(t, client(port)), {
+    status: 1, stderr: 'client.ts: server closed after 0 of 12 bytes\n', stdout: noReply(port),
+  });
+});
+
+test('a server that closes amid a long message is one fault', LIMIT, async (t) => {
+  const port = await listen(t, (connection) => connection.end());
+  const { status, stderr } = await run(t, client(port, 'x'.repeat(120_000)));
+  assert.equal(status, 1);
+  assert.match(stderr, /^client\.ts: [^\n]+\n$/);
+});
+
+test('a reply of other bytes is printed, and ends with status 1', LIMIT, async (t) => {
+  const port = await listen(t, (connection) => connection.once('data', () => connection.end('Hello world!')));
+  assert.deepEqual(await run(t, client(port)), {
+    status: 1,
+    stderr: 'client.ts: server sent back other bytes than those of the message\n',
+    stdout: conversation(port, 'Hello world!'),
+  });
+});
+
+test('a reply that differs in bytes that are no UTF-8 alone is noticed', LIMIT, async (t) => {
+  const bytes = Buffer.from('ffbfbd', 'hex');
+  const port = await listen(t, (connection) => connection.once('data', () => connection.end(bytes)));
+  const { status, stdout } = await run(t, client(port, '\ufffd'));
+  assert.deepEqual({ status, stdout }, { status: 1, stdout: conversation(port, '\ufffd\ufffd\ufffd') });
+});
+
+test('a reply with more after it is printed, and ends with status 1', LIMIT, async (t) => {
+  const port = await listen(t, (connection) => connection.once('data', () => connection.end('Hello World! Hello!')));
+  assert.deepEqual(await run(t, client(port)), {
+    status: 1,
+    stderr: 'client.ts: server sent more than the 12 bytes of the message\n',
+    stdout: conversation(port, 'Hello World! Hello!'),
+  });
+});
+
+test('what comes after the right reply is printed too, and ends with status 1', LIMIT, async (t) => {
+  const port = await listen(t, (connection) => {
+    connection.once('data', (message) => connection.write(message));
+    connection.on('end', () => connection.end('Hello World!')); // even if it is the same once more
+  });
+  assert.deepEqual(await run(t, client(port)), {
+    status: 1,
+    stderr: 'client.ts: server sent more than the 12 bytes of the message\n',
+    stdout: conversation(port, 'Hello World!\nResponse from server: Hello World!'),
+  });
+});
+
+test('an answer to an empty message is printed, and ends with status 1', LIMIT, async (t) => {
+  const port = await listen(t, (connection) => connection.on('end', () => connection.end('?')).resume());
+  assert.deepEqual(await run(t, client(port, '')), {
+    status: 1,
+    stderr: 'client.ts: server sent more than the 0 bytes of the message\n',
+    stdout: conversation(port, '\nResponse from server: ?'),
+  });
+});
+
+test('a server that never stops sending is left', LIMIT, async (t) => {
+  const port = await listen(t, (connection) => {
+    const send = () => { while (connection.writable && connection.write(Buffer.alloc(1 << 16, 'x'))); };
+    connection.on('drain', send);
+    send();
+  });
+  const { status, stdout, stderr } = await run(t, client(port));
+  assert.deepEqual({ status, stderr }, {
+    status: 1, stderr: 'client.ts: server sent more than the 12 bytes of the message\n',
+  });
+  assert.match(stdout, /\nResponse from server: x{12,65536}\nConnection closed\.\n$/);
+});
+
+test('control characters in the reply, save newline and tab, are made visible', LIMIT, async (t) => {
+  const port = await listen(t, documentedServer);
+  const message = '\x01\x07\b\t\v\f\r\x1b[31m\x1f \x7e\x7f\x80\x9b\x9f\xa0\n.'; // C0, DEL, C1 and their neighbours
+  assert.deepEqual(await run(t, client(port, message)), {
+    status: 0,
+    stderr: '',
+    stdout: conversation(port, '\\x01\\x07\\x08\t\\x0b\\x0c\\x0d\\x1b[31m\\x1f ~\\x7f\\x80\\x9b\\x9f\xa0\n.'),
+  });
+});
+
+describe('patience', { concurrency: true }, () => {
+  const silent = (port: number, host = '127.0.0.1') => `client.ts: nothing came from ${host} port ${port} for 10 s\n`;
+
+  test('a server that says nothing is given up', LIMIT, async (t) => {
+    const port = await listen(t, (connection) => connection.resume());
+    assert.deepEqual(await run(t, client(port)), { status: 1, stderr: silent(port), stdout: noReply(port) });
+  });
+
+  test('a server that falls silent amid the reply is given up, and what came is printed', LIMIT, async (t) => {
+    const port = await listen(t, (connection) => connection.once('data', () => connection.write('Hello')));
+    assert.deepEqual(await run(t, client(port)), {
+      status: 1, stderr: silent(port), stdout: conversation(port, 'Hello'),
+    });
+  });
+
+  test('a host that drops packets is given up', needsNetwork, async (t) => {
+    const talk = inNetwork(rule('80', 'DROP'), tsNode('client.ts', TARGET, '80'));
+    assert.deepEqual(await run(t, talk), { status: 1, stderr: silent(80, TARGET), stdout: '' });
+  });
+
+  test('a slow server that answers something within each 10 s is waited for', LIMIT, async (t) => {
+    const port = await listen(t, (connection) => connection.once('data', async () => {
+      for (const piece of ['Hello', ' World']) {
+        connection.write(piece);
+        await setTimeout(6000);
+      }
+      connection.end('!');
+    }));
+    assert.deepEqual(await run(t, client(port)), { status: 0, stderr: '', stdout: conversation(port, 'Hello World!') });
+  });
+
+  test('a server that has sent the reply and does not close is left', LIMIT, async (t) => {
+    const port = await listen(t, (connection) => connection.on('data', (message) => connection.write(message)));
+    assert.deepEqual(await run(t, client(port)), { status: 0, stderr: '', stdout: conversation(port, 'Hello World!') });
   });
 });
 
@@ -108,6 +238,13 @@ test('a refused connection is an error with host, port and code', LIMIT, async (
   const port = await closedPort();
   assert.deepEqual(await run(t, client(port)), {
     status: 1, stdout: '', stderr: `client.ts: connection to 127.0.0.1 port ${port} failed (ECONNREFUSED)\n`,
+  });
+});
+
+test('a host that cannot be reached is an error with host, port and code', needsNetwork, async (t) => {
+  const setup = 'echo 50 > /proc/sys/net/ipv4/neigh/scanner/retrans_time_ms'; // ARP gives up after 3 times this
+  assert.deepEqual(await run(t, inNetwork(setup, tsNode('client.ts', NOBODY, '80'))), {
+    status: 1, stdout: '', stderr: `client.ts: connection to ${NOBODY} port 80 failed (EHOSTUNREACH)\n`,
   });
 });
 
@@ -131,14 +268,6 @@ test('the connection is closed when the server has closed its side too', LIMIT, 
   assert.deepEqual(await talk.ended, { status: 0, stderr: '', stdout: conversation(port, 'Hello World!') });
 });
 
-test('what the server sends after the reply is not printed', LIMIT, async (t) => {
-  const port = await listen(t, (connection) => {
-    connection.once('data', (message) => connection.write(message));
-    connection.on('end', () => connection.end('and more'));
-  });
-  assert.equal((await run(t, client(port))).stdout, conversation(port, 'Hello World!'));
-});
-
 test('a reader that goes away does not break the conversation', LIMIT, async (t) => {
   let received: (sent: Buffer) => void;
   const sent = new Promise<Buffer>((resolve) => { received = resolve; });
@@ -151,6 +280,25 @@ test('a reader that goes away does not break the conversation', LIMIT, async (t)
   assert.deepEqual(await talk.ended, { status: 0, stdout: '', stderr: '' });
   assert.equal(String(await sent), 'Hello World!');
 });
+
+const SERVERS: [program: string, commandLine: (port: number) => string, skip: string | false][] = [
+  ['nc', (port) => `mkfifo "$0/loop" && nc -v -l -N 127.0.0.1 ${port} < "$0/loop" | tee "$0/loop"`, noNc()],
+  ['ncat', (port) => `exec ncat -v -l 127.0.0.1 ${port} --exec /bin/cat`, cannotRun('ncat', '--version')],
+  ['socat', (port) => `exec socat -d -d TCP-LISTEN:${port},bind=127.0.0.1 EXEC:cat`, cannotRun('socat', '-V')],
+];
+for (const [program, commandLine, skip] of SERVERS) {
+  test(`the client talks with an echo server made of ${program}`, { ...LIMIT, skip }, async (t) => {
+    const port = await closedPort();
+    const folder = mkdtempSync(join(tmpdir(), 'echo-'));
+    t.after(() => rmSync(folder, { recursive: true }));
+    const server = start(t, ['sh', '-c', `exec 2>&1; ${commandLine(port)}`, folder]);
+    await server.printed(/listening on/i);
+    const message = 'añ€😀'.repeat(1000);
+    const { status, stdout, stderr } = await run(t, client(port, message));
+    assert.deepEqual({ status, stderr }, { status: 0, stderr: '' });
+    assert.equal(stdout, conversation(port, message));
+  });
+}
 
 const WRONG: [string[], string][] = [
   ...['', 'abc', '0', '65536', '1e3', '80.5', ' 80', '12345678901234567890'].map(

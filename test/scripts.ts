@@ -63,7 +63,8 @@ export function start(t: TestContext, commandLine: string[], env: NodeJS.Process
 
   t.after(async () => {
     if (!running.has(child)) return;
-    t.diagnostic(`${commandLine.join(' ')} still ran, and had printed ${JSON.stringify({ stdout, stderr })}`);
+    const printed = JSON.stringify({ stdout: stdout.slice(-2000), stderr: stderr.slice(-2000) });
+    t.diagnostic(`${commandLine.join(' ')} still ran, and had printed ${printed}`);
     stop(child);
     await ended;
   });
@@ -105,6 +106,10 @@ export function cannotRun(...commandLine: string[]): string | false {
   if (error) return `${command} is not installed`;
   return status === 0 ? false : `${commandLine.join(' ')}: ${stderr.trim()}`;
 }
+
+/** Why the BSD netcat can't be run here, in words; false where it can: there are others by the name of nc. */
+export const noNc = () =>
+  cannotRun('sh', '-c', 'nc -h 2>&1 | grep -q OpenBSD') && 'nc is not installed, or not that of OpenBSD';
 
 /** Why there is no ::1 here, in words; false where there is. For the `skip` of a test. */
 export function noIPv6(): string | false {
