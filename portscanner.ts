@@ -48,6 +48,7 @@ const options = yargs(process.argv.slice(2))
   })
   .option('open', { describe: 'print open ports alone', type: 'boolean', default: false })
   .alias('help', 'h')
+  .describe({ help: 'show this help', version: 'show the version' })
   .strictOptions()
   .check(({ _: [surplus] }) => {
     if (surplus !== undefined) throw new Error(`"${surplus}" is too much: ports are joined by commas, as in -p 22,80`);

@@ -308,13 +308,15 @@ const WRONG: [string[], string][] = [
   [['localhost', '80', 'message', 'more'], 'one argument too many: "more"'],
   [['--bogus'], 'unknown option "--bogus"'],
 ];
-for (const [args, message] of WRONG) {
-  test(`client.ts ${args.join(' ')} is wrong usage: ${message}`, LIMIT, async (t) => {
-    assert.deepEqual(await run(t, tsNode('client.ts', ...args)), {
-      status: 2, stdout: '', stderr: `client.ts: ${message}\nUsage: npx ts-node client.ts [host] [port] [message]\n`,
+describe('wrong usage', { concurrency: 4 }, () => {
+  for (const [args, message] of WRONG) {
+    test(`client.ts ${args.join(' ')}: ${message}`, LIMIT, async (t) => {
+      assert.deepEqual(await run(t, tsNode('client.ts', ...args)), {
+        status: 2, stdout: '', stderr: `client.ts: ${message}\nUsage: npx ts-node client.ts [host] [port] [message]\n`,
+      });
     });
-  });
-}
+  }
+});
 
 for (const option of ['-h', '--help']) {
   test(`client.ts ${option} prints the usage`, LIMIT, async (t) => {

@@ -298,7 +298,7 @@ const WRONG: [args: string[], message: string][] = [
   [['-H', 'localhost', '-p', '80', '--', '443'], '"443" is too much: ports are joined by commas, as in -p 22,80'],
   [['-H', 'localhost', '-p', '80', '--bogus'], 'Unknown argument: bogus'],
 ];
-describe('wrong usage', { concurrency: true }, () => {
+describe('wrong usage', { concurrency: 4 }, () => {
   for (const [args, message] of WRONG) {
     test(`portscanner.ts ${args.join(' ')}: ${message}`, LIMIT, async (t) => {
       assert.deepEqual(await run(t, scan(...args), { LANG: 'de_DE.UTF-8', LC_ALL: 'de_DE.UTF-8' }), {

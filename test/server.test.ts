@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { test } from 'node:test';
+import { describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { ModuleKind, ScriptTarget, transpileModule } from 'typescript';
 import { closedPort, dial, listen, receiveAll } from './peers';
@@ -408,13 +408,15 @@ const WRONG: [string[], string][] = [
   [['localhost', '0', 'more'], 'one argument too many: "more"'],
   [['--bogus'], 'unknown option "--bogus"'],
 ];
-for (const [args, message] of WRONG) {
-  test(`server.ts ${args.join(' ')} is wrong usage: ${message}`, LIMIT, async (t) => {
-    assert.deepEqual(await run(t, tsNode('server.ts', ...args)), {
-      status: 2, stdout: '', stderr: `server.ts: ${message}\nUsage: npx ts-node server.ts [host] [port]\n`,
+describe('wrong usage', { concurrency: 4 }, () => {
+  for (const [args, message] of WRONG) {
+    test(`server.ts ${args.join(' ')}: ${message}`, LIMIT, async (t) => {
+      assert.deepEqual(await run(t, tsNode('server.ts', ...args)), {
+        status: 2, stdout: '', stderr: `server.ts: ${message}\nUsage: npx ts-node server.ts [host] [port]\n`,
+      });
     });
-  });
-}
+  }
+});
 
 for (const option of ['-h', '--help']) {
   test(`server.ts ${option} prints the usage`, LIMIT, async (t) => {

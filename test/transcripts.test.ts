@@ -1,6 +1,6 @@
 /**
  * The documented text, to the byte, from the documented commands on the documented port.
- * All that uses the fixed port stands in this file, since node:test may run two files at once.
+ * All that uses the fixed port stands here and in readme.test.ts, and no other test runs at the same time.
  */
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -55,6 +55,13 @@ test('the documented scan of an open port says so', LIMIT, async (t) => {
 
 test('the scripts run as programs by themselves', LIMIT, (t) =>
   asDocumented(t, (script, ...args) => [`./${script}`, ...args]));
+
+// Node strips types by itself from 22.18 on. It may warn that this is an experiment, which we tell it not to.
+const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+if (major > 22 || (major === 22 && minor >= 18)) {
+  test('the scripts run on Node without ts-node', LIMIT, (t) =>
+    asDocumented(t, (script, ...args) => [process.execPath, script, ...args], { NODE_NO_WARNINGS: '1' }));
+}
 
 const skip = noIPv6() || cannotRun(...unshare('--mount'), 'mount', '--bind', '/etc/hosts', '/etc/hosts');
 const LOOKUPS = [
