@@ -18,6 +18,7 @@ import yargs from 'yargs';
 
 const TIMEOUT = 3; // seconds: a lost SYN is sent again after one (RFC 6298, 2.1)
 const WINDOW = 1024; // ports that are probed at the same time
+const BURST = 64; // of them, how many between two looks at the answers
 const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]';
 
 type Answer = 'open' | 'closed' | 'filtered';
@@ -71,7 +72,10 @@ async function scan(host: string, ports: number[], timeout: number, openOnly: bo
 
   const answers: Promise<Answer>[] = []; // of the ports in the window, which begins at `done`
   for (const port of ports) {
-    for (const next of ports.slice(done + answers.length, done + WINDOW)) answers.push(probe(address, next, timeout));
+    for (const next of ports.slice(done + answers.length, done + WINDOW)) {
+      answers.push(probe(address, next, timeout));
+      if ((done + answers.length) % BURST === 0) await new Promise(setImmediate); // take the answers that have come
+    }
     const answer = await answers.shift();
     done++;
     if (answer === 'open') process.exitCode = 0;
