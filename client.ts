@@ -30,6 +30,9 @@ Sends a message to a TCP echo server and prints what comes back.
   -h, --help  show this help`;
 
 process.stdout.on('error', () => {}); // our reader has gone (EPIPE): the conversation still ends in order
+process.stdout.once('error', ({ code }: NodeJS.ErrnoException) => {
+  if (code !== 'EPIPE') fail(`cannot print (${code})`, 1);
+});
 
 const args = process.argv.slice(2);
 const [host = HOST, port = String(PORT), message = MESSAGE, surplus] = args;
@@ -82,11 +85,17 @@ function talk(host: string, port: number, sent: Buffer): void {
   });
 
   socket.setTimeout(TIMEOUT * 1000, () => { // settimeout()
-    if (socket.writableEnded) socket.destroy(); // we have the reply, and have waited for the server's FIN
-    else giveUp(`nothing came from ${host} port ${port} for ${TIMEOUT} s`);
+    const { connecting, bytesRead } = socket;
+    setImmediate(() => { // what is here goes first: it may be this program that was stopped for so long
+      if (socket.destroyed || connecting !== socket.connecting || bytesRead !== socket.bytesRead) return;
+      if (!socket.writableEnded) giveUp(`nothing came from ${host} port ${port} for ${TIMEOUT} s`);
+      socket.destroy(); // we have the reply, and have waited long enough for the server's FIN
+    });
   });
-  socket.on('error', (error: NodeJS.ErrnoException) =>
-    fail(`connection to ${host} port ${port} failed (${error.code})`, 1));
+  socket.on('error', (error: NodeJS.ErrnoException) => {
+    if (socket.writableEnded) return; // we have the reply: how the server ends is no matter
+    fail(`connection to ${host} port ${port} failed (${error.code})`, 1);
+  });
 
   function printReply(): void {
     console.log(`Response from server: ${visible(Buffer.concat(pieces).toString())}`);
@@ -106,9 +115,10 @@ function talk(host: string, port: number, sent: Buffer): void {
   }
 }
 
-/** The text with its control characters, save newline and tab, as \x1b and the like: they could command a terminal. */
+/** The text with its control characters, save tab and newline, as \x1b and the like: they could command a terminal. */
 function visible(text: string): string {
-  return text.replace(/[^\P{Cc}\n\t]/gu, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`);
+  const escape = (character: string) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`;
+  return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, escape); // C0, DEL and C1
 }
 
 /** The one way to fail: says on stderr what failed, and sets the exit status, 1 at run time and 2 for wrong usage. */

@@ -32,12 +32,9 @@ Echoes what one TCP client sends, then ends.
   -h, --help  show this help`;
 
 process.stdout.on('error', () => {}); // our reader has gone (EPIPE): the echo goes on
-for (const signal of ['SIGINT', 'SIGTERM']) { // Ctrl-C and kill(1)
-  process.on(signal, () => {
-    console.log(BYE);
-    process.exit(0); // which closes every socket, too
-  });
-}
+process.stdout.once('error', ({ code }: NodeJS.ErrnoException) => {
+  if (code !== 'EPIPE') fail(`cannot print (${code})`, 1);
+});
 
 const args = process.argv.slice(2);
 const [host = HOST, port = String(PORT), surplus] = args;
@@ -63,6 +60,13 @@ async function serve(host: string, port: number): Promise<void> {
   const found = await lookup(host, { family: 4 }).catch(cannotListen);
   if (!found) return;
 
+  for (const signal of ['SIGINT', 'SIGTERM']) { // Ctrl-C and kill(1)
+    process.on(signal, () => {
+      process.stdout.write(`${BYE}\n`, () => process.exit(0)); // which closes every socket
+      setTimeout(() => process.exit(0), 1000); // so long we wait for a slow reader
+    });
+  }
+
   // Half-open: at the client's EOF it is ours to close, once all is echoed.
   const server = createServer({ allowHalfOpen: true });
   server.listen({ host: found.address, port, backlog: BACKLOG }); // socket(AF_INET, SOCK_STREAM), bind(), listen()
@@ -87,32 +91,33 @@ async function serve(host: string, port: number): Promise<void> {
 function echo(connection: Socket): void {
   // Streaming: the bytes of a character that is not complete yet wait for the next receive.
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
-  const print = (text: string) => {
-    if (text !== '') console.log(`Received following data: ${visible(text)}`);
-  };
+  const line = (text: string) => (text === '' ? '' : `Received following data: ${visible(text)}\n`);
 
   // recv(): Node receives up to 64 KiB and calls us; we take BUFFER_SIZE of it at a time.
   connection.on('data', (arrived) => {
+    connection.pause(); // until all is printed and sent: a reader or a client that is slow holds us back
+    let lines = '';
     for (let start = 0; start < arrived.length; start += BUFFER_SIZE) {
       const received = arrived.subarray(start, start + BUFFER_SIZE);
-      print(decoder.decode(received, { stream: true }));
-      connection.write(received); // sendall()
+      lines += line(decoder.decode(received, { stream: true }));
     }
-    if (connection.writableNeedDrain) connection.pause(); // a client that does not read is not read either
+    process.stdout.write(lines, () => {
+      connection.write(arrived, () => connection.resume()); // sendall()
+    });
   });
-  connection.on('drain', () => connection.resume());
 
   connection.on('end', () => { // recv() returned nothing: the client's FIN
-    print(decoder.decode());
-    connection.end(); // ours, once all is sent: close()
+    process.stdout.write(line(decoder.decode()));
+    connection.end(); // ours: close()
   });
   connection.on('error', (error: NodeJS.ErrnoException) => fail(`connection lost (${error.code})`, 1));
   connection.on('close', () => console.log(BYE));
 }
 
-/** The text with its control characters, save newline and tab, as \x1b and the like: they could command a terminal. */
+/** The text with its control characters, save tab and newline, as \x1b and the like: they could command a terminal. */
 function visible(text: string): string {
-  return text.replace(/[^\P{Cc}\n\t]/gu, (character) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`);
+  const escape = (character: string) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`;
+  return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, escape); // C0, DEL and C1
 }
 
 /** The client's address and port, as 127.0.0.1:58666 or [::1]:58666. There is none where it has reset already. */

@@ -219,6 +219,19 @@ describe('patience', { concurrency: true }, () => {
     assert.deepEqual(await run(t, client(port)), { status: 0, stderr: '', stdout: conversation(port, 'Hello World!') });
   });
 
+  test('a reply that came in time counts, even if the client was stopped for long', LIMIT, async (t) => {
+    let connected: (connection: Socket) => void;
+    const connection = new Promise<Socket>((resolve) => { connected = resolve; });
+    const port = await listen(t, (socket) => connected(socket));
+    const talk = start(t, client(port));
+    await talk.printed(/Sending/);
+    talk.process.kill('SIGSTOP');
+    (await connection).end('Hello World!');
+    await setTimeout(11_000);
+    talk.process.kill('SIGCONT');
+    assert.deepEqual(await talk.ended, { status: 0, stderr: '', stdout: conversation(port, 'Hello World!') });
+  });
+
   test('a server that has sent the reply and does not close is left', LIMIT, async (t) => {
     const port = await listen(t, (connection) => connection.on('data', (message) => connection.write(message)));
     assert.deepEqual(await run(t, client(port)), { status: 0, stderr: '', stdout: conversation(port, 'Hello World!') });
@@ -231,6 +244,21 @@ test('a server that resets ends the client with status 1 and one line on stderr'
     status: 1,
     stderr: `client.ts: connection to 127.0.0.1 port ${port} failed (ECONNRESET)\n`,
     stdout: `Connected to server: 127.0.0.1 on port ${port}\nSending some data...\nConnection closed.\n`,
+  });
+});
+
+test('a server that resets once the client has the reply does no harm', LIMIT, async (t) => {
+  const port = await listen(t, (connection) => {
+    connection.once('data', (message) => connection.write(message));
+    connection.on('end', () => connection.resetAndDestroy());
+  });
+  assert.deepEqual(await run(t, client(port)), { status: 0, stderr: '', stdout: conversation(port, 'Hello World!') });
+});
+
+test('a disk that is full is an error with its code', LIMIT, async (t) => {
+  const port = await listen(t, documentedServer);
+  assert.deepEqual(await run(t, ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...client(port)]), {
+    status: 1, stdout: '', stderr: 'client.ts: cannot print (ENOSPC)\n',
   });
 });
 

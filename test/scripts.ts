@@ -1,5 +1,6 @@
 /** What the tests share: it starts the real scripts, reads what they print, and stops what is left of them. */
-import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
+import { type ChildProcess, spawn, spawnSync, type StdioOptions } from 'node:child_process';
+import { readFileSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 import type { TestContext } from 'node:test';
 
@@ -39,21 +40,22 @@ function stop({ pid }: ChildProcess): void {
   if (pid !== undefined) process.kill(-pid, 'SIGKILL');
 }
 
-/** Starts a command line in the project's folder. The test's end stops it. */
-export function start(t: TestContext, commandLine: string[], env: NodeJS.ProcessEnv = {}): Running {
+/** Starts a command line in the project's folder, in a process group of its own. The end of the tests stops it. */
+export function launch(commandLine: string[], stdio: StdioOptions, env: NodeJS.ProcessEnv = {}): ChildProcess {
   const [command = '', ...args] = commandLine;
-  const child = spawn(command, args, {
-    stdio: ['ignore', 'pipe', 'pipe'],
-    env: { ...process.env, ...env },
-    detached: true, // a process group of its own, which can be stopped as a whole
-  });
+  const child = spawn(command, args, { stdio, env: { ...process.env, ...env }, detached: true });
   child.on('spawn', () => running.add(child));
   child.on('exit', () => running.delete(child));
+  return child;
+}
 
+/** Starts a command line, and keeps what it prints. The test's end stops it. */
+export function start(t: TestContext, commandLine: string[], env: NodeJS.ProcessEnv = {}): Running {
+  const child = launch(commandLine, ['ignore', 'pipe', 'pipe'], env);
   let stdout = '';
   let stderr = '';
-  child.stdout.setEncoding('utf8').on('data', (text) => { stdout += text; });
-  child.stderr.setEncoding('utf8').on('data', (text) => { stderr += text; });
+  child.stdout?.setEncoding('utf8').on('data', (text) => { stdout += text; });
+  child.stderr?.setEncoding('utf8').on('data', (text) => { stderr += text; });
 
   const ended = new Promise<Ended>((resolve, reject) => {
     child.on('error', reject);
@@ -74,7 +76,7 @@ export function start(t: TestContext, commandLine: string[], env: NodeJS.Process
       const match = pattern.exec(stdout);
       if (match) resolve(match);
     };
-    child.stdout.on('data', look);
+    child.stdout?.on('data', look);
     ended.then((end) => reject(new Error(`no ${pattern} in ${JSON.stringify(end)}`)), reject);
     look();
   });
@@ -110,6 +112,12 @@ export function cannotRun(...commandLine: string[]): string | false {
 /** Why the BSD netcat can't be run here, in words; false where it can: there are others by the name of nc. */
 export const noNc = () =>
   cannotRun('sh', '-c', 'nc -h 2>&1 | grep -q OpenBSD') && 'nc is not installed, or not that of OpenBSD';
+
+/** The most memory that a program has held so far, in bytes. */
+export function peakMemory({ pid }: ChildProcess): number {
+  const [, kilobytes] = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
+  return Number(kilobytes) * 1024;
+}
 
 /** Why there is no ::1 here, in words; false where there is. For the `skip` of a test. */
 export function noIPv6(): string | false {

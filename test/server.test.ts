@@ -3,11 +3,13 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, test } from 'node:test';
+import { describe, test, type TestContext } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { ModuleKind, ScriptTarget, transpileModule } from 'typescript';
 import { closedPort, dial, listen, receiveAll } from './peers';
-import { cannotRun, LIMIT, noIPv6, noNc, npx, run, type Running, start, startServer, tsNode, unshare } from './scripts';
+import {
+  cannotRun, LIMIT, noIPv6, noNc, npx, peakMemory, run, type Running, start, startServer, tsNode, unshare,
+} from './scripts';
 
 const RECEIVED = 'Received following data: ';
 
@@ -15,10 +17,13 @@ const RECEIVED = 'Received following data: ';
 const receives = (stdout: string) =>
   stdout.split('\n').filter((line) => line.startsWith(RECEIVED)).map((line) => line.slice(RECEIVED.length));
 
-/** The most memory that a program has held so far, in bytes. */
-function peakMemory({ process: { pid } }: Running): number {
-  const [, kilobytes] = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
-  return Number(kilobytes) * 1024;
+/** Connects to a server that says nothing when it listens. */
+async function dialLate(t: TestContext, port: number): Promise<Socket> {
+  for (;;) {
+    const socket = await dial(t, port).catch(() => undefined);
+    if (socket) return socket;
+    await setTimeout(20);
+  }
 }
 
 /** Offers that many bytes to the other side, and resolves to how many were taken when no more are taken. */
@@ -80,10 +85,10 @@ test('a client that sends and does not read is held back, and gets all once it r
   const { server, port } = await startServer(t);
   server.process.stdout?.destroy(); // or the test would keep all that is printed
   const client = await dial(t, port);
-  const memory = peakMemory(server);
+  const memory = peakMemory(server.process);
   const offered = 400 << 20; // far more bytes than the kernel buffers on the way
   assert.ok(await takenOf(client, offered) < offered, 'the server took all of it');
-  const grown = peakMemory(server) - memory;
+  const grown = peakMemory(server.process) - memory;
   assert.ok(grown < 64 << 20, `it grew by ${grown} bytes`);
   let echoed = 0;
   client.on('data', (data) => { echoed += data.length; }).end();
@@ -101,13 +106,24 @@ test('memory stays flat while 1 GiB is echoed', LIMIT, async (t) => {
   const piece = Buffer.alloc(1 << 20, 'Hello World!\n');
   let memory = 0;
   for (let sent = 0; sent < 1 << 30; sent += piece.length) {
-    if (sent === 128 << 20) memory = peakMemory(server); // by now it has what it needs
+    if (sent === 128 << 20) memory = peakMemory(server.process); // by now it has what it needs
     if (!client.write(piece)) await new Promise((drained) => client.once('drain', drained));
   }
   client.end();
   await new Promise((ended) => client.once('end', ended));
   assert.equal(echoed, 1 << 30);
-  const grown = peakMemory(server) - memory;
+  const grown = peakMemory(server.process) - memory;
+  assert.ok(grown < 64 << 20, `it grew by ${grown} bytes`);
+});
+
+test('a client is held back as long as nobody reads what the server prints', LIMIT, async (t) => {
+  const { server, port } = await startServer(t);
+  server.process.stdout?.pause();
+  const client = (await dial(t, port)).resume();
+  const memory = peakMemory(server.process);
+  const offered = 100 << 20;
+  assert.ok(await takenOf(client, offered) < offered, 'the server took all of it');
+  const grown = peakMemory(server.process) - memory;
   assert.ok(grown < 64 << 20, `it grew by ${grown} bytes`);
 });
 
@@ -288,6 +304,40 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
     assert.match(stdout, /\.\.\.\nServer is shutting down\. Bye!\n$/);
   });
 }
+
+test('what was printed before SIGTERM reaches a slow reader', LIMIT, async (t) => {
+  const { server, port } = await startServer(t);
+  server.process.stdout?.pause();
+  const client = (await dial(t, port)).resume();
+  await takenOf(client, 10 << 20); // until it is held back, with lines that the pipe has not taken
+  server.process.kill('SIGTERM');
+  server.process.stdout?.resume();
+  const { status, stdout } = await server.ended;
+  assert.equal(status, 0);
+  assert.match(stdout, /[^\n]\nServer is shutting down\. Bye!\n$/);
+});
+
+test('SIGTERM ends the server even if nobody reads what it prints', LIMIT, async (t) => {
+  const { server, port } = await startServer(t);
+  server.process.stdout?.pause();
+  const client = (await dial(t, port)).resume();
+  await takenOf(client, 10 << 20);
+  client.on('error', () => {}); // the server leaves with bytes unread
+  const status = new Promise((resolve) => server.process.on('exit', resolve));
+  server.process.kill('SIGTERM');
+  assert.equal(await status, 0);
+  server.process.stdout?.resume();
+});
+
+test('a disk that is full is an error with its code, and the echo goes on', LIMIT, async (t) => {
+  const port = await closedPort();
+  const server = start(t, ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...tsNode('server.ts', '127.0.0.1', `${port}`)]);
+  const client = await dialLate(t, port);
+  const echoed = receiveAll(client);
+  client.end('Hello World!');
+  assert.equal(String(await echoed), 'Hello World!');
+  assert.deepEqual(await server.ended, { status: 1, stdout: '', stderr: 'server.ts: cannot print (ENOSPC)\n' });
+});
 
 test('Ctrl-C ends a server that npx started', LIMIT, async (t) => {
   const server = start(t, npx('server.ts', '127.0.0.1', '0'));
