@@ -1,6 +1,6 @@
 /** What the tests share: it starts the real scripts, reads what they print, and stops what is left of them. */
 import { type ChildProcess, spawn, spawnSync, type StdioOptions } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 import type { TestContext } from 'node:test';
 
@@ -113,9 +113,10 @@ export function cannotRun(...commandLine: string[]): string | false {
 export const noNc = () =>
   cannotRun('sh', '-c', 'nc -h 2>&1 | grep -q OpenBSD') && 'nc is not installed, or not that of OpenBSD';
 
-/** The most memory that a program has held so far, in bytes. */
+/** The most memory that a program has held so far, in bytes; 0 when it has ended. */
 export function peakMemory({ pid }: ChildProcess): number {
-  const [, kilobytes] = /^VmHWM:\s+(\d+) kB$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8')) ?? [];
+  const file = `/proc/${pid}/status`;
+  const [, kilobytes = 0] = /^VmHWM:\s+(\d+) kB$/m.exec(existsSync(file) ? readFileSync(file, 'utf8') : '') ?? [];
   return Number(kilobytes) * 1024;
 }
 
