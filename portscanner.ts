@@ -25,14 +25,17 @@ type Answer = 'open' | 'closed' | 'filtered';
 
 let probing = 0; // sockets in flight
 const waiting: (() => void)[] = []; // probes that wait for a file descriptor
+let progress: NodeJS.Timeout | undefined; // draws the line that shows how far the scan is
 
 process.on('exit', eraseProgress);
 process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
   if (code !== 'EPIPE') fail(`cannot print the answers (${code})`);
   process.exit(2); // our reader has gone, as head(1) does
 });
+process.stderr.on('error', () => {}); // our terminal has gone
 
 const options = yargs(process.argv.slice(2))
+  .parserConfiguration({ 'dot-notation': false })
   .locale('en') // or it would speak the language of LANG
   .usage(USAGE)
   .option('host', {
@@ -55,7 +58,10 @@ const options = yargs(process.argv.slice(2))
     if (surplus !== undefined) throw new Error(`"${surplus}" is too much: ports are joined by commas, as in -p 22,80`);
     return true;
   })
-  .fail((message) => fail(`${message}\n${USAGE}`))
+  .fail((message) => {
+    fail(`${message}\n${USAGE}`);
+    process.exit(2);
+  })
   .parseSync();
 
 scan(options.host, options.port, options.timeout, options.open);
@@ -68,15 +74,16 @@ async function scan(host: string, ports: number[], timeout: number, openOnly: bo
 
   let done = 0;
   const showProgress = () => process.stderr.write(`\r${done} of ${ports.length} ports`);
-  const progress = process.stderr.isTTY && ports.length > 1 ? setInterval(showProgress, 100) : undefined;
+  if (process.stderr.isTTY && ports.length > 1) progress = setInterval(showProgress, 100);
 
-  const answers: Promise<Answer>[] = []; // of the ports in the window, which begins at `done`
+  const answers: Promise<Answer | Error>[] = []; // of the ports in the window, which begins at `done`
   for (const port of ports) {
     for (const next of ports.slice(done + answers.length, done + WINDOW)) {
       answers.push(probe(address, next, timeout));
       if ((done + answers.length) % BURST === 0) await new Promise(setImmediate); // take the answers that have come
     }
     const answer = await answers.shift();
+    if (answer instanceof Error) return fail(answer.message);
     done++;
     if (answer === 'open') process.exitCode = 0;
     else if (openOnly) continue;
@@ -99,7 +106,7 @@ function addressOf(host: string): Promise<string> {
     socket.on('lookup', (error: NodeJS.ErrnoException | null, address) => {
       socket.destroy();
       if (error) fail(`cannot find the address of ${host} (${error.code})`);
-      resolve(address);
+      else resolve(address);
     });
   });
 }
@@ -111,9 +118,9 @@ function addressOf(host: string): Promise<string> {
  * - RST: closed. An ICMP port unreachable looks the same to connect(2).
  * - nothing, or another ICMP error: filtered, by a firewall as a rule.
  *
- * Where no file descriptor is free, it waits for one. Fails on a fault of this machine.
+ * Where no file descriptor is free, it waits for one. Resolves to an Error on a fault of this machine.
  */
-function probe(address: string, port: number, timeout: number): Promise<Answer> {
+function probe(address: string, port: number, timeout: number): Promise<Answer | Error> {
   return new Promise((resolve) => {
     const socket = new Socket();
     socket.connect(port, address); // socket(AF_INET, SOCK_STREAM), connect()
@@ -132,15 +139,20 @@ function probe(address: string, port: number, timeout: number): Promise<Answer> 
       else if (error.code === 'ECONNRESET' || error.code === 'EPIPE') end('open'); // an RST after the handshake
       else end('filtered');
     });
-    // settimeout(). An answer that is here goes first: it may be this program that was stopped for so long.
-    socket.setTimeout(timeout * 1000, () => setImmediate(end, 'filtered'));
+
+    // settimeout(), from the SYN on. An answer that is here goes first: this program may have been stopped for long.
+    socket.on('connectionAttempt', () => socket.setTimeout(timeout * 1000, () => setImmediate(end, 'filtered')));
 
     // connect() itself failed, and nothing was sent: a fault of this machine, not an answer.
-    socket.on('error', ({ code = '' }: NodeJS.ErrnoException) => {
+    socket.on('error', ({ code }: NodeJS.ErrnoException) => {
       probing--;
-      if (code === 'EMFILE' && probing > 0) waiting.push(() => resolve(probe(address, port, timeout)));
-      else if (code === 'EADDRNOTAVAIL') fail(`no local port is left to scan port ${port} of ${address} (${code})`);
-      else fail(`cannot scan port ${port} of ${address} (${code})`);
+      const what = code === 'EADDRNOTAVAIL' ? 'no local address and port is left for' : 'cannot scan';
+      if (code === 'EMFILE' && probing > 0) {
+        waiting.push(() => resolve(probe(address, port, timeout)));
+      } else {
+        resolve(new Error(`${what} port ${port} of ${address} (${code})`));
+        waiting.shift()?.(); // to fail, too
+      }
     });
   });
 }
@@ -177,7 +189,7 @@ function parsePorts(list: unknown): number[] {
 
 /** The value of --timeout as a number of seconds. Throws where it is none above 0 and up to 3600. */
 function parseTimeout(timeout: unknown): number {
-  const seconds = /^\d*\.?\d+$/.test(String(timeout)) ? Number(timeout) : 0;
+  const seconds = /^\d*(\.\d+)?$/.test(String(timeout)) ? Number(timeout) : 0;
   if (!(seconds > 0 && seconds <= 3600)) {
     throw new Error(`-t takes seconds above 0 and up to 3600, such as 0.5, not ${JSON.stringify(timeout)}`);
   }
@@ -186,12 +198,12 @@ function parseTimeout(timeout: unknown): number {
 
 /** Takes the progress line away. */
 function eraseProgress(): void {
-  if (process.stderr.isTTY) process.stderr.write('\r\x1b[K');
+  if (progress) process.stderr.write('\r\x1b[K');
 }
 
 /** The one way to fail: says on stderr what failed, and ends with the status of a scan that could not be done. */
-function fail(what: string): never {
+function fail(what: string): void {
   eraseProgress();
   console.error(`portscanner.ts: ${what}`);
-  process.exit(2);
+  process.stdout.write('', () => process.exit(2)); // when all that was printed has reached its reader
 }

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
@@ -21,6 +21,7 @@ function results(address: string, ...lines: string[]): string {
 const range = (first: number, last: number) => Array.from({ length: last - first + 1 }, (_, index) => first + index);
 
 const needsNetwork = { ...LIMIT, skip: noNetwork() };
+const needsSlowDisk = { ...needsNetwork, skip: needsNetwork.skip || cannotRun('strace', '-f', 'true') };
 const needsStrace = { ...LIMIT, skip: cannotRun('strace', '-f', 'true') };
 
 /** A command line under strace, which says nothing itself and does to the system calls what inject says. */
@@ -102,14 +103,31 @@ test('lists and ranges are scanned in the order asked, each port once', needsNet
   });
 });
 
+/** The target of a rule that drops the first packet alone. */
+const DROP_FIRST = 'DROP -m statistic --mode nth --every 1000000 --packet 0';
+
 test('a port has as long to answer as -t says', needsNetwork, async (t) => {
   const scanner = ['timeout', '5', ...scanTarget('-p', '80', '-t', '0.5')];
   assert.equal((await run(t, inNetwork(rule('80', 'DROP'), scanner))).stdout, results(TARGET, '80 is filtered'));
 });
 
 test('a port whose first SYN is lost has by default the time to answer the next', needsNetwork, async (t) => {
-  const setup = listenAt([80]) + rule('80', 'DROP', 'iptables -m statistic --mode nth --every 1000000 --packet 0');
+  const setup = listenAt([80]) + rule('80', DROP_FIRST);
   assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '80')))).stdout, results(TARGET, '80 is open'));
+});
+
+test('the time to answer counts from the SYN, even if the scanner was held up before', needsSlowDisk, async (t) => {
+  const folder = mkdtempSync(join(tmpdir(), 'scan-'));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const file = join(folder, 'output');
+  writeFileSync(file, '');
+  // Port 1 holds the others up. When it is given up, the probe of port 2000 is made, and the line of port 2 takes 2 s
+  // to be written. Then the first SYN to port 2000 is lost, so that its answer takes a second.
+  const setup = listenAt([2000]) + rule('1', 'DROP') + rule('2000', DROP_FIRST);
+  const slow = ['strace', '-f', '-qq', '-o', '/dev/null', '-P', file, '-e', 'inject=write:delay_exit=2000000:when=3'];
+  const scanner = [...slow, ...scanTarget('-p', '1-1024,2000', '-t', '1.5')];
+  await run(t, inNetwork(setup, ['sh', '-c', '"$@" > "$0"; exit', file, ...scanner]));
+  assert.match(readFileSync(file, 'utf8'), /\n\[OK\] TCP port 2000 is open\n$/);
 });
 
 test('ports are printed in the order asked, whichever answers first', needsNetwork, async (t) => {
@@ -192,8 +210,25 @@ test('where no local port is left, the scan ends with status 2 and says so', nee
   assert.deepEqual(await run(t, inNetwork(setup, scanTarget('-p', '80-90'))), {
     status: 2,
     stdout: results(TARGET),
-    stderr: `portscanner.ts: no local port is left to scan port 80 of ${TARGET} (EADDRNOTAVAIL)\n`,
+    stderr: `portscanner.ts: no local address and port is left for port 80 of ${TARGET} (EADDRNOTAVAIL)\n`,
   });
+});
+
+test('what was answered before a fault reaches a slow reader', needsStrace, async (t) => {
+  const fault = strace('connect:error=EADDRNOTAVAIL:when=20001', scan('-H', '127.0.0.1', '-p', '1-20001'));
+  const scanner = start(t, fault);
+  scanner.process.stdout?.pause();
+  await new Promise((resolve) => scanner.process.stderr?.once('data', resolve));
+  scanner.process.stdout?.resume();
+  const { status, stdout } = await scanner.ended;
+  assert.equal(status, 2);
+  assert.equal(stdout.split('\n').length, 1 + 20_000 + 1);
+});
+
+test('a fault ends the scan with status 2 even if nobody reads stderr', LIMIT, async (t) => {
+  const scanner = start(t, scan('-H', '127.0.0.1', '-p', 'abc'));
+  scanner.process.stderr?.destroy();
+  assert.deepEqual(await scanner.ended, { status: 2, stdout: '', stderr: '' });
 });
 
 test('a network to which there is no route ends the scan with status 2', { ...LIMIT, skip }, async (t) => {
@@ -248,7 +283,7 @@ test('a fault amid the scan takes the line of progress away', needsTerminal, asy
   const fault = strace('connect:error=EADDRNOTAVAIL:when=1025', scanTarget('-p', '1-1025', '-t', '0.5', '--open'));
   const { status, stdout } = await run(t, inNetwork(rule('1', 'DROP'), onTerminal(fault)));
   assert.match(stdout, /\r0 of 1025 ports\r/);
-  assert.match(shown(stdout), /\nportscanner\.ts: no local port is left [^\n]+\n$/);
+  assert.match(shown(stdout), /\nportscanner\.ts: no local address and port is left [^\n]+\n$/);
   assert.equal(status, 2);
 });
 
@@ -283,13 +318,13 @@ const WRONG: [args: string[], message: string][] = [
   [['-H', 'localhost', '-p'], 'Not enough arguments following: p'],
   [['-H', '', '-p', '80'], `${NO_HOST}""`],
   [['-H', 'a', '-H', 'b', '-p', '80'], `${NO_HOST}["a","b"]`],
-  [['-H.x', '1', '-p', '80'], `${NO_HOST}{"x":1}`],
+  [['-H.x', '1', '-H', 'localhost', '-p', '80'], 'Unknown argument: H.x'],
   [['--no-host', '-p', '80'], `${NO_HOST}false`],
   ...PORTS.map(([ports, offending]): [string[], string] =>
     [['-H', 'localhost', `-p=${ports}`], `${JSON.stringify(offending)}${NO_PORT}`]),
   [['-H', 'localhost', '-p', '80', '-p', '81'], `${NO_PORTS}["80","81"]`],
   [['-H', 'localhost', '--no-port'], `${NO_PORTS}false`],
-  ...['0', '0.0', '-1', 'abc', '', 'NaN', 'Infinity', '3600.1', '3601', '1e1', '1.', '.'].map(
+  ...['0', '0.0', '-1', 'abc', '', 'NaN', 'Infinity', '3600.1', '3601', '1e1', '1.', '.', '1.2.3'].map(
     (seconds): [string[], string] =>
       [['-H', 'localhost', '-p', '80', '-t', seconds], `${NO_TIMEOUT}${JSON.stringify(seconds)}`],
   ),
