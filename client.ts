@@ -29,9 +29,8 @@ Sends a message to a TCP echo server and prints what comes back.
   message     any text, sent as UTF-8 (default: ${MESSAGE})
   -h, --help  show this help`;
 
-process.stdout.on('error', () => {}); // our reader has gone (EPIPE): the conversation still ends in order
-process.stdout.once('error', ({ code }: NodeJS.ErrnoException) => {
-  if (code !== 'EPIPE') fail(`cannot print (${code})`, 1);
+process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => { // EPIPE: our reader has gone, and we go on
+  if (code !== 'EPIPE' && process.exitCode === undefined) fail(`cannot print (${code})`, 1);
 });
 
 const args = process.argv.slice(2);
@@ -55,6 +54,7 @@ else talk(host, Number(port), Buffer.from(message));
 function talk(host: string, port: number, sent: Buffer): void {
   let pieces: Buffer[] = []; // received, and not printed yet
   let received = 0; // bytes in all
+  let replied = false; // whether they are those that we sent
 
   const socket = new Socket();
   // Family 4 is AF_INET: a name is looked up as IPv4. An address is taken as it is.
@@ -62,7 +62,7 @@ function talk(host: string, port: number, sent: Buffer): void {
 
   socket.on('connect', () => {
     console.log(`Connected to server: ${host} on port ${port}`);
-    socket.on('close', () => {
+    socket.on('close', () => { // here, since a connection that never stood is not closed
       if (pieces.length > 0) printReply(); // what came before a fault
       console.log('Connection closed.');
     });
@@ -71,7 +71,7 @@ function talk(host: string, port: number, sent: Buffer): void {
     if (sent.length === 0) finish(); // nothing was sent, so nothing comes back
   });
 
-  // recv(), in a loop: TCP is a stream, so the reply comes in any number of pieces.
+  // recv(): Node calls us each time that bytes have come. TCP is a stream, so the reply comes in any number of pieces.
   socket.on('data', (piece) => {
     pieces.push(piece);
     received += piece.length;
@@ -86,14 +86,14 @@ function talk(host: string, port: number, sent: Buffer): void {
 
   socket.setTimeout(TIMEOUT * 1000, () => { // settimeout()
     const { connecting, bytesRead } = socket;
-    setImmediate(() => { // what is here goes first: it may be this program that was stopped for so long
+    setImmediate(() => { // after what has come in the meantime: it may be this program that was stopped for so long
       if (socket.destroyed || connecting !== socket.connecting || bytesRead !== socket.bytesRead) return;
-      if (!socket.writableEnded) giveUp(`nothing came from ${host} port ${port} for ${TIMEOUT} s`);
-      socket.destroy(); // we have the reply, and have waited long enough for the server's FIN
+      if (!replied) giveUp(`nothing came from ${host} port ${port} for ${TIMEOUT} s`);
+      socket.destroy(); // the server's FIN is all that is missing
     });
   });
   socket.on('error', (error: NodeJS.ErrnoException) => {
-    if (socket.writableEnded) return; // we have the reply: how the server ends is no matter
+    if (replied) return; // how the server ends is no matter
     fail(`connection to ${host} port ${port} failed (${error.code})`, 1);
   });
 
@@ -104,8 +104,9 @@ function talk(host: string, port: number, sent: Buffer): void {
 
   /** Has the reply: prints it and sends our FIN. close() follows once the server's FIN has come too. */
   function finish(): void {
+    replied = true;
     printReply();
-    socket.end();
+    socket.end(); // shutdown()
   }
 
   /** Says what is wrong with the server, and waits for it no longer: close(). */

@@ -16,21 +16,21 @@
 import { isIP, Socket } from 'node:net';
 import yargs from 'yargs';
 
-const TIMEOUT = 3; // seconds: a lost SYN is sent again after one (RFC 6298, 2.1)
-const WINDOW = 1024; // ports that are probed at the same time
-const BURST = 64; // of them, how many between two looks at the answers
+const TIMEOUT = 3; // seconds: enough for a second SYN, which is sent after one (RFC 6298, 2.1)
+const WINDOW = 1024; // ports that are probed at the same time, at most
+const BURST = 64; // ports between two looks at the answers: closing many sockets at once is slow
 const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]';
 
 type Answer = 'open' | 'closed' | 'filtered';
 
-let probing = 0; // sockets in flight
+let inFlight = 0; // sockets that wait for an answer
 const waiting: (() => void)[] = []; // probes that wait for a file descriptor
 let progress: NodeJS.Timeout | undefined; // draws the line that shows how far the scan is
 
 process.on('exit', eraseProgress);
 process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
   if (code !== 'EPIPE') fail(`cannot print the answers (${code})`);
-  process.exit(2); // our reader has gone, as head(1) does
+  process.exit(2); // whoever reads us has gone, as head(1) does
 });
 process.stderr.on('error', () => {}); // our terminal has gone
 
@@ -50,7 +50,7 @@ const options = yargs(process.argv.slice(2))
     describe: 'seconds that a port may take to answer, up to 3600',
     alias: 't', type: 'string', requiresArg: true, default: TIMEOUT, coerce: parseTimeout,
   })
-  .option('open', { describe: 'print open ports alone', type: 'boolean', default: false })
+  .option('open', { describe: 'print only the open ports', type: 'boolean', default: false })
   .alias('help', 'h')
   .describe({ help: 'show this help', version: 'show the version' })
   .strictOptions()
@@ -76,7 +76,8 @@ async function scan(host: string, ports: number[], timeout: number, openOnly: bo
   const showProgress = () => process.stderr.write(`\r${done} of ${ports.length} ports`);
   if (process.stderr.isTTY && ports.length > 1) progress = setInterval(showProgress, 100);
 
-  const answers: Promise<Answer | Error>[] = []; // of the ports in the window, which begins at `done`
+  // A window slides over the ports. We wait for its first answer alone, so they are printed in order.
+  const answers: Promise<Answer | Error>[] = [];
   for (const port of ports) {
     for (const next of ports.slice(done + answers.length, done + WINDOW)) {
       answers.push(probe(address, next, timeout));
@@ -124,30 +125,31 @@ function probe(address: string, port: number, timeout: number): Promise<Answer |
   return new Promise((resolve) => {
     const socket = new Socket();
     socket.connect(port, address); // socket(AF_INET, SOCK_STREAM), connect()
-    probing++;
+    inFlight++;
 
-    const end = (answer: Answer) => {
+    const settle = (answer: Answer) => {
       if (socket.destroyed) return; // it has answered already
       socket.destroy(); // close()
-      probing--;
+      inFlight--;
       resolve(answer);
       waiting.shift()?.(); // the descriptor is free
     };
-    socket.on('connect', () => end(isSelfConnection(socket) ? 'closed' : 'open'));
+    socket.on('connect', () => settle(isSelfConnection(socket) ? 'closed' : 'open'));
+    // An answer of the network, or of the host.
     socket.on('connectionAttemptFailed', (_address, _port, _family, error: NodeJS.ErrnoException) => {
-      if (error.code === 'ECONNREFUSED') end('closed');
-      else if (error.code === 'ECONNRESET' || error.code === 'EPIPE') end('open'); // an RST after the handshake
-      else end('filtered');
+      if (error.code === 'ECONNREFUSED') settle('closed');
+      else if (error.code === 'ECONNRESET' || error.code === 'EPIPE') settle('open'); // an RST after the handshake
+      else settle('filtered');
     });
 
     // settimeout(), from the SYN on. An answer that is here goes first: this program may have been stopped for long.
-    socket.on('connectionAttempt', () => socket.setTimeout(timeout * 1000, () => setImmediate(end, 'filtered')));
+    socket.on('connectionAttempt', () => socket.setTimeout(timeout * 1000, () => setImmediate(settle, 'filtered')));
 
     // connect() itself failed, and nothing was sent: a fault of this machine, not an answer.
     socket.on('error', ({ code }: NodeJS.ErrnoException) => {
-      probing--;
+      inFlight--;
       const what = code === 'EADDRNOTAVAIL' ? 'no local address and port is left for' : 'cannot scan';
-      if (code === 'EMFILE' && probing > 0) {
+      if (code === 'EMFILE' && inFlight > 0) {
         waiting.push(() => resolve(probe(address, port, timeout)));
       } else {
         resolve(new Error(`${what} port ${port} of ${address} (${code})`));

@@ -19,7 +19,7 @@ const HOST = 'localhost';
 const PORT = 54321;
 const EVERY_ADDRESS = '0.0.0.0'; // INADDR_ANY, see ip(7)
 const BACKLOG = 1; // connections that may wait for accept(), see listen(2)
-const BUFFER_SIZE = 1024; // bytes that one receive takes at most
+const BUFFER_SIZE = 1024; // bytes that one line shows at most, as one recv(1024) would give them
 const BYE = 'Server is shutting down. Bye!';
 
 const USAGE = `Usage: npx ts-node server.ts [host] [port]
@@ -31,9 +31,8 @@ Echoes what one TCP client sends, then ends.
   port        0 to 65535; 0 lets the system choose (default: ${PORT})
   -h, --help  show this help`;
 
-process.stdout.on('error', () => {}); // our reader has gone (EPIPE): the echo goes on
-process.stdout.once('error', ({ code }: NodeJS.ErrnoException) => {
-  if (code !== 'EPIPE') fail(`cannot print (${code})`, 1);
+process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => { // EPIPE: our reader has gone, and the echo goes on
+  if (code !== 'EPIPE' && process.exitCode === undefined) fail(`cannot print (${code})`, 1);
 });
 
 const args = process.argv.slice(2);
@@ -60,13 +59,6 @@ async function serve(host: string, port: number): Promise<void> {
   const found = await lookup(host, { family: 4 }).catch(cannotListen);
   if (!found) return;
 
-  for (const signal of ['SIGINT', 'SIGTERM']) { // Ctrl-C and kill(1)
-    process.on(signal, () => {
-      process.stdout.write(`${BYE}\n`, () => process.exit(0)); // which closes every socket
-      setTimeout(() => process.exit(0), 1000); // so long we wait for a slow reader
-    });
-  }
-
   // Half-open: at the client's EOF it is ours to close, once all is echoed.
   const server = createServer({ allowHalfOpen: true });
   server.listen({ host: found.address, port, backlog: BACKLOG }); // socket(AF_INET, SOCK_STREAM), bind(), listen()
@@ -82,6 +74,13 @@ async function serve(host: string, port: number): Promise<void> {
     console.log(`Incoming connection from ${peerOf(connection)}...`);
     echo(connection);
   });
+
+  for (const signal of ['SIGINT', 'SIGTERM']) { // Ctrl-C and kill(1)
+    process.on(signal, () => {
+      process.stdout.write(`${BYE}\n`, () => process.exit(0)); // which closes every socket
+      setTimeout(() => process.exit(0), 1000); // so long we wait for a slow reader
+    });
+  }
 }
 
 /**
@@ -93,7 +92,7 @@ function echo(connection: Socket): void {
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
   const line = (text: string) => (text === '' ? '' : `Received following data: ${visible(text)}\n`);
 
-  // recv(): Node receives up to 64 KiB and calls us; we take BUFFER_SIZE of it at a time.
+  // recv(): Node calls us each time that bytes have come, with up to 64 KiB. This is the loop.
   connection.on('data', (arrived) => {
     connection.pause(); // until all is printed and sent: a reader or a client that is slow holds us back
     let lines = '';
@@ -107,8 +106,8 @@ function echo(connection: Socket): void {
   });
 
   connection.on('end', () => { // recv() returned nothing: the client's FIN
-    process.stdout.write(line(decoder.decode()));
-    connection.end(); // ours: close()
+    process.stdout.write(line(decoder.decode())); // a character that never was completed
+    connection.end(); // ours: shutdown(), and then close()
   });
   connection.on('error', (error: NodeJS.ErrnoException) => fail(`connection lost (${error.code})`, 1));
   connection.on('close', () => console.log(BYE));

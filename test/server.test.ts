@@ -311,6 +311,7 @@ test('what was printed before SIGTERM reaches a slow reader', LIMIT, async (t) =
   const client = (await dial(t, port)).resume();
   await takenOf(client, 10 << 20); // until it is held back, with lines that the pipe has not taken
   server.process.kill('SIGTERM');
+  await setTimeout(300); // the reader is slow; a server that does not wait for it has gone by now
   server.process.stdout?.resume();
   const { status, stdout } = await server.ended;
   assert.equal(status, 0);
