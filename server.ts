@@ -95,12 +95,12 @@ function echo(connection: Socket): void {
   // recv(): Node calls us each time that bytes have come, with up to 64 KiB. This is the loop.
   connection.on('data', (arrived) => {
     connection.pause(); // until all is printed and sent: a reader or a client that is slow holds us back
-    let lines = '';
+    const lines: string[] = [];
     for (let start = 0; start < arrived.length; start += BUFFER_SIZE) {
       const received = arrived.subarray(start, start + BUFFER_SIZE);
-      lines += line(decoder.decode(received, { stream: true }));
+      lines.push(line(decoder.decode(received, { stream: true })));
     }
-    process.stdout.write(lines, () => {
+    process.stdout.write(lines.join(''), () => {
       connection.write(arrived, () => connection.resume()); // sendall()
     });
   });
