@@ -35,7 +35,7 @@ process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
 process.stderr.on('error', () => {}); // our terminal has gone
 
 const options = yargs(process.argv.slice(2))
-  .parserConfiguration({ 'dot-notation': false })
+  .parserConfiguration({ 'dot-notation': false }) // or -H.x would be a part of -H
   .locale('en') // or it would speak the language of LANG
   .usage(USAGE)
   .option('host', {

@@ -227,9 +227,11 @@ describe('patience', { concurrency: true }, () => {
     const talk = start(t, client(port));
     await talk.printed(/Sending/);
     talk.process.kill('SIGSTOP');
-    (await connection).end('Hello World!');
+    (await connection).write('Hello');
     await setTimeout(11_000);
     talk.process.kill('SIGCONT');
+    await setTimeout(500); // a client that had given up would be gone within this time
+    (await connection).end(' World!');
     assert.deepEqual(await talk.ended, { status: 0, stderr: '', stdout: conversation(port, 'Hello World!') });
   });
 
