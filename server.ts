@@ -106,8 +106,8 @@ function echo(connection: Socket): void {
   });
 
   connection.on('end', () => { // recv() returned nothing: the client's FIN
-    process.stdout.write(line(decoder.decode())); // a character that never was completed
-    connection.end(); // ours: shutdown(), and then close()
+    // What is left of a character; and once all is printed and sent, our FIN: shutdown(), and then close().
+    process.stdout.write(line(decoder.decode()), () => connection.end());
   });
   connection.on('error', (error: NodeJS.ErrnoException) => fail(`connection lost (${error.code})`, 1));
   connection.on('close', () => console.log(BYE));

@@ -127,6 +127,28 @@ test('a client is held back as long as nobody reads what the server prints', LIM
   assert.ok(grown < 64 << 20, `it grew by ${grown} bytes`);
 });
 
+test('what still waits to be printed at the EOF is sent back all the same', LIMIT, async (t) => {
+  const { server, port } = await startServer(t);
+  server.process.stdout?.pause();
+  const client = await dial(t, port);
+  let echoed = 0;
+  client.on('data', (data) => { echoed += data.length; });
+  const ended = new Promise((resolve) => client.once('end', resolve));
+  let sent = 0;
+  do {
+    client.write('\x1b'.repeat(1000));
+    sent += 1000;
+    const all = new Promise<void>((resolve) => client.on('data', () => { if (echoed === sent) resolve(); }));
+    await Promise.race([all, setTimeout(1000)]);
+  } while (echoed === sent); // until stdout takes no more
+  client.end();
+  await setTimeout(300); // so that the server knows of the EOF
+  server.process.stdout?.resume();
+  await ended;
+  assert.equal(echoed, sent);
+  assert.equal((await server.ended).stderr, '');
+});
+
 test('a receive holds at most 1,024 bytes', LIMIT, async (t) => {
   const { server, port } = await startServer(t);
   (await dial(t, port)).end('x'.repeat(5000));
