@@ -75,8 +75,8 @@ function talk(host: string, port: number, sent: Buffer): void {
   socket.on('data', (piece) => {
     pieces.push(piece);
     received += piece.length;
+    if (received < sent.length) return; // more is to come
     if (received > sent.length) giveUp(`server sent more than the ${sent.length} bytes of the message`);
-    else if (received < sent.length) return;
     else if (Buffer.concat(pieces).equals(sent)) finish();
     else giveUp('server sent back other bytes than those of the message');
   });
@@ -97,6 +97,7 @@ function talk(host: string, port: number, sent: Buffer): void {
     fail(`connection to ${host} port ${port} failed (${error.code})`, 1);
   });
 
+  /** Prints what has been received since the last time. */
   function printReply(): void {
     console.log(`Response from server: ${visible(Buffer.concat(pieces).toString())}`);
     pieces = [];

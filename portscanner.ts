@@ -205,6 +205,7 @@ function eraseProgress(): void {
 
 /** The one way to fail: says on stderr what failed, and ends with the status of a scan that could not be done. */
 function fail(what: string): void {
+  clearInterval(progress);
   eraseProgress();
   console.error(`portscanner.ts: ${what}`);
   process.stdout.write('', () => process.exit(2)); // when all that was printed has reached its reader

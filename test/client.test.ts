@@ -99,12 +99,19 @@ test('an IPv6 address works', { ...LIMIT, skip: noIPv6() }, async (t) => {
 const noReply = (port: number, host = '127.0.0.1') =>
   `Connected to server: ${host} on port ${port}\nSending some data...\nConnection closed.\n`;
 
-test('a reply that ends early is printed, and ends with status 1', LIMIT, async (t) => {
-  const port = await listen(t, (connection) => connection.once('data', () => connection.end('Hello')));
-  assert.deepEqual(await run(t, client(port)), {
-    status: 1, stderr: 'client.ts: server closed after 5 of 12 bytes\n', stdout: conversation(port, 'Hello'),
+const REPLIES: [what: string, reply: string, fault: string][] = [
+  ['a reply that ends early', 'Hello', 'server closed after 5 of 12 bytes'],
+  ['a reply of other bytes', 'Hello world!', 'server sent back other bytes than those of the message'],
+  ['a reply with more after it', 'Hello World! Hello!', 'server sent more than the 12 bytes of the message'],
+];
+for (const [what, reply, fault] of REPLIES) {
+  test(`${what} is printed, and ends with status 1`, LIMIT, async (t) => {
+    const port = await listen(t, (connection) => connection.once('data', () => connection.end(reply)));
+    assert.deepEqual(await run(t, client(port)), {
+      status: 1, stderr: `client.ts: ${fault}\n`, stdout: conversation(port, reply),
+    });
   });
-});
+}
 
 test('a server that closes without a reply ends the client with status 1', LIMIT, async (t) => {
   const port = await listen(t, (connection) => connection.resume().end());
@@ -120,29 +127,11 @@ test('a server that closes amid a long message is one fault', LIMIT, async (t) =
   assert.match(stderr, /^client\.ts: [^\n]+\n$/);
 });
 
-test('a reply of other bytes is printed, and ends with status 1', LIMIT, async (t) => {
-  const port = await listen(t, (connection) => connection.once('data', () => connection.end('Hello world!')));
-  assert.deepEqual(await run(t, client(port)), {
-    status: 1,
-    stderr: 'client.ts: server sent back other bytes than those of the message\n',
-    stdout: conversation(port, 'Hello world!'),
-  });
-});
-
 test('a reply that differs from the message in bytes, but not in how they look, is noticed', LIMIT, async (t) => {
   const bytes = Buffer.from('f09f98', 'hex'); // a character that is cut off shows as U+FFFD
   const port = await listen(t, (connection) => connection.once('data', () => connection.end(bytes)));
   const { status, stdout } = await run(t, client(port, '\ufffd'));
   assert.deepEqual({ status, stdout }, { status: 1, stdout: conversation(port, '\ufffd') });
-});
-
-test('a reply with more after it is printed, and ends with status 1', LIMIT, async (t) => {
-  const port = await listen(t, (connection) => connection.once('data', () => connection.end('Hello World! Hello!')));
-  assert.deepEqual(await run(t, client(port)), {
-    status: 1,
-    stderr: 'client.ts: server sent more than the 12 bytes of the message\n',
-    stdout: conversation(port, 'Hello World! Hello!'),
-  });
 });
 
 test('what comes after the right reply is printed too, and ends with status 1', LIMIT, async (t) => {
