@@ -7,7 +7,7 @@ import { describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { closedPort, documentedServer, listen, receiveAll } from './peers';
 import { inNetwork, NOBODY, noNetwork, rule, TARGET } from './network';
-import { cannotRun, LIMIT, noIPv6, noNc, npx, run, start, startServer, tsNode } from './scripts';
+import { cannotRun, LIMIT, noFullDisk, noIPv6, noNc, npx, run, start, startServer, tsNode } from './scripts';
 
 const client = (port: number, ...message: string[]) => tsNode('client.ts', '127.0.0.1', `${port}`, ...message);
 
@@ -255,7 +255,7 @@ test('a server that resets once the client has the reply does no harm', LIMIT, a
   assert.deepEqual(await run(t, client(port)), { status: 0, stderr: '', stdout: conversation(port, 'Hello World!') });
 });
 
-test('a disk that is full is an error with its code', LIMIT, async (t) => {
+test('a disk that is full is an error with its code', { ...LIMIT, skip: noFullDisk() }, async (t) => {
   const port = await listen(t, documentedServer);
   assert.deepEqual(await run(t, ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...client(port)]), {
     status: 1, stdout: '', stderr: 'client.ts: cannot print (ENOSPC)\n',

@@ -39,13 +39,17 @@ export const rule = (ports: string, target: string, iptables = 'iptables') =>
 /** Lines of setup: a listener at each of the ports, on every address of this machine or of the target. */
 export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on target') => `
   mkfifo /run/ready
-  ${where === 'here' ? '' : 'on_target '}${process.execPath} -e '
+  ${where === 'here' ? '' : 'on_target '}"${process.execPath}" -e '
     let left = ${ports.length};
     for (const port of [${ports}]) {
       net.createServer().listen(port, () => { if (--left === 0) fs.writeFileSync("/run/ready", ""); });
     }' &
   cat /run/ready
 `;
+
+/** The command line, run without a network: even loopback is down, and no resolver has a socket in /run. */
+export const offline = (commandLine: string[]) =>
+  [...unshare('--net', '--mount'), 'sh', '-ec', 'mount -t tmpfs tmpfs /run && exec "$@"', 'sh', ...commandLine];
 
 /** Why there can be no such network here, in words; false where there can. For the `skip` of a test. */
 export const noNetwork = () =>

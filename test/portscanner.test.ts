@@ -4,8 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { closedPort, listen } from './peers';
-import { inNetwork, listenAt, NOBODY, noNetwork, rule, TARGET, TARGET_IPV6 } from './network';
-import { cannotRun, LIMIT, noIPv6, run, start, tsNode, unshare } from './scripts';
+import { inNetwork, listenAt, NOBODY, noNetwork, offline, rule, TARGET, TARGET_IPV6 } from './network';
+import { cannotRun, LIMIT, noFullDisk, noIPv6, run, start, tsNode, unshare } from './scripts';
 
 const scan = (...args: string[]) => tsNode('portscanner.ts', ...args);
 const scanTarget = (...args: string[]) => scan('-H', TARGET, ...args);
@@ -260,7 +260,8 @@ test('a server that ends and resets right after the handshake is open', needsStr
 });
 
 /** A command line on a terminal of its own, which is both its stdout and its stderr. */
-const onTerminal = (commandLine: string[]) => ['script', '-qec', commandLine.join(' '), '/dev/null'];
+const onTerminal = (commandLine: string[]) =>
+  ['script', '-qec', commandLine.map((word) => `'${word}'`).join(' '), '/dev/null'];
 const needsTerminal = { ...needsNetwork, skip: needsNetwork.skip || cannotRun('script', '--version') };
 
 /** What a terminal shows in the end. */
@@ -292,9 +293,10 @@ const UNKNOWN: [host: string, code: string][] = [
   ['x'.repeat(300), 'EINVAL'],
   ['example.test', 'EAI_AGAIN'], // in a network without a name server
 ];
+const needsOffline = { ...LIMIT, skip: cannotRun(...offline(['true'])) };
 for (const [host, code] of UNKNOWN) {
-  test(`a host that does not resolve (${code}) ends with status 2 and its name`, { ...LIMIT, skip }, async (t) => {
-    assert.deepEqual(await run(t, [...unshare('--net'), '--', ...scan('-H', host, '-p', '80')]), {
+  test(`a host that does not resolve (${code}) ends with status 2 and its name`, needsOffline, async (t) => {
+    assert.deepEqual(await run(t, offline(scan('-H', host, '-p', '80'))), {
       status: 2, stdout: '', stderr: `portscanner.ts: cannot find the address of ${host} (${code})\n`,
     });
   });
@@ -361,13 +363,13 @@ test('portscanner.ts --version prints the version of the package', LIMIT, async 
 
 test('a reader that goes away ends the scan at once and without a word', needsNetwork, async (t) => {
   const setup = rule('10000:20000', 'DROP'); // none of them can answer within the hour
-  const head = ['bash', '-c', '"$@" | head -1; exit "${PIPESTATUS[0]}"', 'bash'];
+  const head = ['sh', '-c', '{ "$@"; echo "$?" > /run/status; } | head -1; exit "$(cat /run/status)"', 'sh'];
   assert.deepEqual(await run(t, inNetwork(setup, [...head, ...scanTarget('-p', '1-20000', '-t', '3600')])), {
     status: 2, stdout: results(TARGET), stderr: '',
   });
 });
 
-test('a disk that is full ends the scan with status 2 and the code', LIMIT, async (t) => {
+test('a disk that is full ends the scan with status 2 and the code', { ...LIMIT, skip: noFullDisk() }, async (t) => {
   const full = ['sh', '-c', 'exec "$@" > /dev/full', 'sh'];
   assert.deepEqual(await run(t, [...full, ...scan('-H', '127.0.0.1', '-p', '1')]), {
     status: 2, stdout: '', stderr: 'portscanner.ts: cannot print the answers (ENOSPC)\n',

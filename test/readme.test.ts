@@ -59,7 +59,7 @@ for (const terminals of EXAMPLES) {
   test(`the README's example prints what it says: ${commands.join(' and ')}`, { ...LIMIT, skip }, async (t) => {
     const outputs: Promise<string>[] = [];
     for (const [command] of terminals) {
-      const terminal = start(t, ['bash', '-c', `exec 2>&1; ${command}`]);
+      const terminal = start(t, ['sh', '-c', `exec 2>&1; ${command}`]);
       outputs.push(terminal.ended.then(({ stdout }) => stdout.replace(/\n?$/, '\n')));
       if (command.includes('server.ts')) await terminal.printed(/listen(ing|\().*\n/);
     }

@@ -4,6 +4,12 @@ import { existsSync, readFileSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 import type { TestContext } from 'node:test';
 
+// Run by itself, which npm test does first, this file checks no more than that.
+if (process.platform === 'win32') {
+  console.error('The tests need Linux or macOS: they stop, suspend and signal process groups. On Windows, use WSL.');
+  process.exit(1); // nothing was tested
+}
+
 /** Given to each test: one that hangs fails after this many milliseconds, and what it started is stopped. */
 export const LIMIT = { timeout: 30_000 };
 
@@ -112,6 +118,41 @@ export function cannotRun(...commandLine: string[]): string | false {
 /** Why the BSD netcat can't be run here, in words; false where it can: there are others by the name of nc. */
 export const noNc = () =>
   cannotRun('sh', '-c', 'nc -h 2>&1 | grep -q OpenBSD') && 'nc is not installed, or not that of OpenBSD';
+
+/** Why a full disk can't be had here, in words; false if it can. For the `skip` of a test. */
+export const noFullDisk = () => (existsSync('/dev/full') ? false : 'there is no /dev/full');
+
+/** Whether Node runs the source to its end with status 0. */
+const succeeds = (source: string) => spawnSync(process.execPath, ['-e', source]).status === 0;
+
+/** Why nothing can listen on 127.0.0.2 here, in words; false if it can. For the `skip` of a test. */
+export const noSecondLoopback = () =>
+  !succeeds("net.createServer().listen(0, '127.0.0.2', () => process.exit())") && '127.0.0.2 is not a local address';
+
+/** Source that listens with a backlog of 1, and accepts none before the other source, which is given the port, ends. */
+const beforeAccept = (dial: string, then: string) => `
+  const server = net.createServer().listen({ port: 0, host: '127.0.0.1', backlog: 1 }, () => {
+    const args = ['-e', ${JSON.stringify(dial)}, server.address().port];
+    const { status } = child_process.spawnSync(process.execPath, args, { timeout: 5000 });
+    setTimeout(process.exit, 1000, 1); // if nothing comes
+    ${then}
+  });`;
+
+/** Why two connections can't wait for accept() with a backlog of 1 here, in words; false if they can. For `skip`. */
+export const noSecondInBacklog = () =>
+  !succeeds(beforeAccept(`
+    let waiting = 0;
+    const count = () => { if (++waiting === 2) process.exit(); };
+    for (const attempt of [1, 2]) net.connect(process.argv[1], '127.0.0.1', count);
+    setTimeout(process.exit, 1000, 1);`, 'process.exit(status);'))
+  && 'with a backlog of 1, this system admits one connection';
+
+/** Why accept() can't return a connection that was reset before here, in words; false if it can. For `skip`. */
+export const noResetBeforeAccept = () =>
+  !succeeds(beforeAccept(
+    "const client = net.connect(process.argv[1], '127.0.0.1', () => client.resetAndDestroy());",
+    "server.on('connection', ({ remoteAddress }) => process.exit(remoteAddress === undefined ? 0 : 1));",
+  )) && 'this system does not accept a connection that was reset before';
 
 /** The most memory that a program has held so far, in bytes; 0 when it has ended. */
 export function peakMemory({ pid }: ChildProcess): number {
