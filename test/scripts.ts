@@ -112,7 +112,8 @@ export function cannotRun(...commandLine: string[]): string | false {
   const [command = '', ...args] = commandLine;
   const { error, status, stderr } = spawnSync(command, args, { encoding: 'utf8' });
   if (error) return `${command} is not installed`;
-  return status === 0 ? false : `${commandLine.join(' ')}: ${stderr.trim()}`;
+  const [complaint] = stderr.split('\n'); // BusyBox goes on with its usage
+  return status === 0 ? false : complaint || `${command} ended with status ${status}`;
 }
 
 /** Why the BSD netcat can't be run here, in words; false where it can: there are others by the name of nc. */
