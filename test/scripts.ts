@@ -4,9 +4,9 @@ import { existsSync, readFileSync } from 'node:fs';
 import { networkInterfaces } from 'node:os';
 import type { TestContext } from 'node:test';
 
-// Run by itself, which npm test does first, this file checks no more than that.
+// npm test runs this file by itself first, for this check alone.
 if (process.platform === 'win32') {
-  console.error('The tests need Linux or macOS: they stop, suspend and signal process groups. On Windows, use WSL.');
+  console.error('The tests need Linux or macOS: they suspend processes and signal process groups. On Windows, use WSL.');
   process.exit(1); // nothing was tested
 }
 
