@@ -130,7 +130,7 @@ const succeeds = (source: string) => spawnSync(process.execPath, ['-e', source])
 export const noSecondLoopback = () =>
   !succeeds("net.createServer().listen(0, '127.0.0.2', () => process.exit())") && '127.0.0.2 is not a local address';
 
-/** Source that listens with a backlog of 1, and accepts none before the other source, which is given the port, ends. */
+/** Source of a listener with a backlog of 1. It accepts nothing until the dialling source, given the port, has ended. */
 const beforeAccept = (dial: string, then: string) => `
   const server = net.createServer().listen({ port: 0, host: '127.0.0.1', backlog: 1 }, () => {
     const args = ['-e', ${JSON.stringify(dial)}, server.address().port];
@@ -139,21 +139,21 @@ const beforeAccept = (dial: string, then: string) => `
     ${then}
   });`;
 
-/** Why two connections can't wait for accept() with a backlog of 1 here, in words; false if they can. For `skip`. */
+/** Why two connections can't wait for accept() here if the backlog is 1, in words; false if they can. For `skip`. */
 export const noSecondInBacklog = () =>
   !succeeds(beforeAccept(`
     let waiting = 0;
     const count = () => { if (++waiting === 2) process.exit(); };
     for (const attempt of [1, 2]) net.connect(process.argv[1], '127.0.0.1', count);
     setTimeout(process.exit, 1000, 1);`, 'process.exit(status);'))
-  && 'with a backlog of 1, this system admits one connection';
+  && 'on this system, a backlog of 1 admits one connection';
 
-/** Why accept() can't return a connection that was reset before here, in words; false if it can. For `skip`. */
+/** Why accept() does not return a connection that was reset earlier, in words; false if it does. For `skip`. */
 export const noResetBeforeAccept = () =>
   !succeeds(beforeAccept(
     "const client = net.connect(process.argv[1], '127.0.0.1', () => client.resetAndDestroy());",
     "server.on('connection', ({ remoteAddress }) => process.exit(remoteAddress === undefined ? 0 : 1));",
-  )) && 'this system does not accept a connection that was reset before';
+  )) && 'on this system, accept() does not return a connection that was reset earlier';
 
 /** The most memory that a program has held so far, in bytes; 0 when it has ended. */
 export function peakMemory({ pid }: ChildProcess): number {
