@@ -6,7 +6,7 @@ import type { TestContext } from 'node:test';
 
 // npm test runs this file by itself first, for this check alone.
 if (process.platform === 'win32') {
-  console.error('The tests need Linux or macOS: they suspend processes and signal process groups. On Windows, use WSL.');
+  console.error('The tests need Linux or macOS: they signal process groups and suspend processes. On Windows use WSL.');
   process.exit(1); // nothing was tested
 }
 
@@ -130,12 +130,12 @@ const succeeds = (source: string) => spawnSync(process.execPath, ['-e', source])
 export const noSecondLoopback = () =>
   !succeeds("net.createServer().listen(0, '127.0.0.2', () => process.exit())") && '127.0.0.2 is not a local address';
 
-/** Source of a listener with a backlog of 1. It accepts nothing until the dialling source, given the port, has ended. */
+/** Source of a listener with a backlog of 1. It accepts nothing until the dialling source, given the port, ends. */
 const beforeAccept = (dial: string, then: string) => `
   const server = net.createServer().listen({ port: 0, host: '127.0.0.1', backlog: 1 }, () => {
     const args = ['-e', ${JSON.stringify(dial)}, server.address().port];
-    const { status } = child_process.spawnSync(process.execPath, args, { timeout: 5000 });
-    setTimeout(process.exit, 1000, 1); // if nothing comes
+    const { status } = child_process.spawnSync(process.execPath, args, { timeout: 10_000 });
+    setTimeout(process.exit, 3000, 1); // if nothing comes
     ${then}
   });`;
 
@@ -145,7 +145,7 @@ export const noSecondInBacklog = () =>
     let waiting = 0;
     const count = () => { if (++waiting === 2) process.exit(); };
     for (const attempt of [1, 2]) net.connect(process.argv[1], '127.0.0.1', count);
-    setTimeout(process.exit, 1000, 1);`, 'process.exit(status);'))
+    setTimeout(process.exit, 3000, 1);`, 'process.exit(status);'))
   && 'on this system, a backlog of 1 admits one connection';
 
 /** Why accept() does not return a connection that was reset earlier, in words; false if it does. For `skip`. */
