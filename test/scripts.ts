@@ -55,9 +55,12 @@ export function launch(commandLine: string[], stdio: StdioOptions, env: NodeJS.P
   return child;
 }
 
+// All ts-node processes of a folder share a file of compiled code. V8 crashes if one reads it while another writes it.
+const NO_CACHE = { DISABLE_V8_COMPILE_CACHE: '1' };
+
 /** Starts a command line, and keeps what it prints. The test's end stops it. */
 export function start(t: TestContext, commandLine: string[], env: NodeJS.ProcessEnv = {}): Running {
-  const child = launch(commandLine, ['ignore', 'pipe', 'pipe'], env);
+  const child = launch(commandLine, ['ignore', 'pipe', 'pipe'], { ...NO_CACHE, ...env });
   let stdout = '';
   let stderr = '';
   child.stdout?.setEncoding('utf8').on('data', (text) => { stdout += text; });

@@ -57,9 +57,8 @@ const noEnvS = cannotRun('/usr/bin/env', '-S', 'true') && 'env has no -S, which 
 test('the scripts run as programs by themselves', { ...LIMIT, skip: noEnvS }, (t) =>
   asDocumented(t, (script, ...args) => [`./${script}`, ...args]));
 
-// Node strips types by itself from 22.18 on. It may warn that this is an experiment, which we tell it not to.
-const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
-if (major > 22 || (major === 22 && minor >= 18)) {
+// Node strips types by itself from 22.18 and 23.6 on. It may warn that this is an experiment, which we tell it not to.
+if ('typescript' in process.features && process.features.typescript) {
   test('the scripts run on Node without ts-node', LIMIT, (t) =>
     asDocumented(t, (script, ...args) => [process.execPath, script, ...args], { NODE_NO_WARNINGS: '1' }));
 }
