@@ -1,7 +1,8 @@
 /** What the tests share: it starts the real scripts, reads what they print, and stops what is left of them. */
 import { type ChildProcess, spawn, spawnSync, type StdioOptions } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
-import { networkInterfaces } from 'node:os';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { networkInterfaces, tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 
 // npm test runs this file by itself first, for this check alone.
@@ -104,6 +105,13 @@ export async function startServer(t: TestContext, ...args: string[]): Promise<{ 
   const server = start(t, tsNode('server.ts', ...(args.length > 0 ? args : ['127.0.0.1', '0'])));
   const [, port] = await server.printed(/^Server started on .*, listening on TCP port (\d+)\n/);
   return { server, port: Number(port) };
+}
+
+/** A folder of the test's own, removed when it ends. */
+export function scratch(t: TestContext): string {
+  const folder = mkdtempSync(join(tmpdir(), 'test-'));
+  t.after(() => rmSync(folder, { recursive: true }));
+  return folder;
 }
 
 /** unshare(1) with the namespaces asked for; whoever is not root gets a user namespace too. */
