@@ -24,6 +24,7 @@ const LATE = 900; // milliseconds: an answer that took so much longer than other
 const MOST = 4096; // probes in flight (sent, and not answered yet); each takes about 20 kB of memory
 const FEWEST = 16; // probes in flight, however many packets are lost
 const ROUNDS = 10; // how often a silent port is asked at most
+const VERSION = '1.0.0'; // that of package.json
 const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]';
 
 type Answer = 'open' | 'closed' | 'filtered';
@@ -247,6 +248,7 @@ function parseArguments(args: string[]): Options {
   const { host, port, timeout, open } = yargs(args.map((arg) => arg.replace(/^-([Hpt])(?=[^=])/, '-$1='))) // -p80
     .locale('en') // not the language of LANG
     .usage(USAGE)
+    .version(VERSION)
     .option('host', { ...text, alias: 'H', demandOption: true, coerce: parseHost })
     .describe('host', 'IPv4 address, IPv6 address or name (looked up as IPv4)')
     .option('port', { ...text, alias: 'p', demandOption: true, coerce: parsePorts })

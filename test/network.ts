@@ -36,6 +36,16 @@ export const inNetwork = (setup: string, commandLine: string[]) =>
 export const rule = (ports: string, target: string, iptables = 'iptables') =>
   `on_target ${iptables} -A INPUT -p tcp --dport ${ports} -j ${target}\n`;
 
+/** Lines of setup: iptables rules of the target that let so many packets with those TCP flags pass in a second. */
+export const limit = (chain: 'INPUT' | 'OUTPUT', flags: string, perSecond: number) => `
+  on_target iptables -A ${chain} -p tcp --tcp-flags ${flags} -m limit --limit ${perSecond}/s --limit-burst 100 -j ACCEPT
+  on_target iptables -A ${chain} -p tcp --tcp-flags ${flags} -j DROP
+`;
+
+/** Lines of setup: iptables rules of the target that lose packets at random, each way with the same probability. */
+export const lossy = (probability: number) => ['INPUT', 'OUTPUT'].map((chain) =>
+  `on_target iptables -A ${chain} -p tcp -m statistic --mode random --probability ${probability} -j DROP\n`).join('');
+
 /** Lines of setup: a listener at each of the ports, on every address of this machine or of the target. */
 export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on target') => `
   mkfifo /run/ready

@@ -4,7 +4,7 @@ import { createWriteStream, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
 import { closedPort, listen } from './peers';
-import { inNetwork, listenAt, NOBODY, noNetwork, offline, rule, TARGET, TARGET_IPV6 } from './network';
+import { inNetwork, limit, listenAt, lossy, NOBODY, noNetwork, offline, rule, TARGET, TARGET_IPV6 } from './network';
 import { cannotRun, LIMIT, noFullDisk, noIPv6, run, scratch, start, tsNode, unshare } from './scripts';
 
 const scan = (...args: string[]) => tsNode('portscanner.ts', ...args);
@@ -211,19 +211,12 @@ test('silent ports are asked once if no packet is lost', needsSlowDisk, async (t
 const OPEN = range(1, 1000).filter((port) => port % 25 === 0);
 const ALL_RIGHT = results(TARGET, ...range(1, 1000).map((port) => `${port} is ${port % 25 === 0 ? 'open' : 'closed'}`));
 
-/** Lines of setup: an iptables rule of the target that lets so many packets a second pass and drops the others. */
-const limit = (chain: string, flags: string, perSecond: number) => `
-  on_target iptables -A ${chain} -p tcp --tcp-flags ${flags} -m limit --limit ${perSecond}/s --limit-burst 100 -j ACCEPT
-  on_target iptables -A ${chain} -p tcp --tcp-flags ${flags} -j DROP
-`;
-
-const LOSSY: [network: string, setup: string][] = [
+const NETWORKS: [network: string, setup: string][] = [
   ['whose host sends at most 200 RST a second', limit('OUTPUT', 'RST RST', 200)],
   ['whose host takes at most 200 SYN a second', limit('INPUT', 'SYN,ACK SYN', 200)],
-  ['that loses 3 % of the packets each way', ['INPUT', 'OUTPUT'].map((chain) =>
-    `on_target iptables -A ${chain} -p tcp -m statistic --mode random --probability 0.03 -j DROP\n`).join('')],
+  ['that loses 3 % of the packets each way', lossy(0.03)],
 ];
-for (const [network, setup] of LOSSY) {
+for (const [network, setup] of NETWORKS) {
   test(`every answer is right in a network ${network}`, needsNetwork, async (t) => {
     assert.deepEqual(await run(t, inNetwork(listenAt(OPEN) + setup, scanTarget('-p', '1-1000'))), {
       status: 0, stderr: '', stdout: ALL_RIGHT,
