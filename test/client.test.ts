@@ -101,7 +101,7 @@ const noReply = (port: number, host = '127.0.0.1') =>
 
 const REPLIES: [what: string, reply: string, fault: string][] = [
   ['a reply that ends early', 'Hello', 'server closed after 5 of 12 bytes'],
-  ['a reply of other bytes', 'Hello world!', 'server sent back other bytes than those of the message'],
+  ['a reply of other bytes', 'Hello world!', 'the reply differs from the message'],
   ['a reply with more after it', 'Hello World! Hello!', 'server sent more than the 12 bytes of the message'],
 ];
 for (const [what, reply, fault] of REPLIES) {
@@ -333,7 +333,7 @@ const WRONG: [string[], string][] = [
     (port): [string[], string] => [['localhost', port], `port "${port}" is not a whole number from 1 to 65535`],
   ),
   [[''], 'host "" is neither a name nor an address'],
-  [['localhost', '80', 'message', 'more'], 'one argument too many: "more"'],
+  [['localhost', '80', 'message', 'more'], 'unexpected argument "more"'],
   [['--bogus'], 'unknown option "--bogus"'],
 ];
 describe('wrong usage', { concurrency: 4 }, () => {

@@ -478,7 +478,7 @@ const WRONG: [string[], string][] = [
   ...['', 'abc', '65536', '1e3', '80.5', ' 80', '12345678901234567890'].map(
     (port): [string[], string] => [['localhost', port], `port "${port}" is not a whole number from 0 to 65535`],
   ),
-  [['localhost', '0', 'more'], 'one argument too many: "more"'],
+  [['localhost', '0', 'more'], 'unexpected argument "more"'],
   [['--bogus'], 'unknown option "--bogus"'],
 ];
 describe('wrong usage', { concurrency: 4 }, () => {
