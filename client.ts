@@ -19,14 +19,14 @@ const PORT = 54321;
 const MESSAGE = 'Hello World!';
 const TIMEOUT = 10; // seconds that each step waits for the server
 
-/** The Python original, call by call. */
+/** The Python original, call by call. Throws what has failed, in words; what came before is printed all the same. */
 async function talk(host: string, port: number, message: Buffer): Promise<void> {
-  const server = `${host} port ${port}`; // as errors name it
+  const server = `${host} port ${port}`; // its name in error messages
   const connection = await connect(host, port, server); // socket(), connect()
   console.log(`Connected to server: ${host} on port ${port}`);
   try {
     console.log('Sending some data...');
-    connection.write(message); // sendall(); while Node sends, we receive already
+    connection.write(message); // sendall(), which need not end before the first bytes are back
     const reply = await receive(connection, message.length, server); // recv(), until all bytes are back
     printReply(reply);
     if (!reply.equals(message)) throw new Error('the reply differs from the message');
@@ -37,24 +37,21 @@ async function talk(host: string, port: number, message: Buffer): Promise<void> 
   }
 }
 
-/**
- * socket(AF_INET, SOCK_STREAM), connect(). Throws if the name is unknown (ENOTFOUND), if the system or the server
- * refuses, see connect(2), and if the server is silent.
- */
+/** socket(AF_INET, SOCK_STREAM), connect(). Throws if the name is unknown or connect(2) fails, e.g. ECONNREFUSED. */
 async function connect(host: string, port: number, server: string): Promise<Socket> {
-  const connection = new Socket({ allowHalfOpen: true }); // the server's FIN leaves our side open
-  const attempted = new Promise((resolve) => connection.once('connectionAttempt', resolve));
+  const connection = new Socket({ allowHalfOpen: true }); // after the server's FIN it stays open, until close()
+  const attempted = new Promise((resolve) => connection.on('connectionAttempt', resolve));
   const connected = new Promise((resolve, reject) => {
-    connection.once('connect', resolve);
-    connection.on('error', (error) => reject(failed(server, error))); // later errors are thrown by recv()
+    connection.on('connect', resolve);
+    connection.on('error', (error) => reject(failure(server, error))); // once connected, recv() throws it
   });
   connection.connect({ host, port, family: 4 }); // AF_INET: a name is looked up as IPv4
   try {
-    await Promise.race([attempted, connected]); // the look-up of the name, which has a time-out of its own
+    await Promise.race([attempted, connected]); // the look-up of the name ends by itself
     await inTime(connected, server);
-    // If nobody listens, and the system picks this very port for our end, TCP connects the socket to itself.
+    // Nobody listens, but the system chose this very port for our end: TCP connects such a socket to itself.
     if (connection.localPort === connection.remotePort && connection.localAddress === connection.remoteAddress)
-      throw new Error(`connection to ${server} failed (ECONNREFUSED): nobody listens, the socket met itself`);
+      throw new Error(`connection to ${server} failed (ECONNREFUSED): nobody listens, TCP connected it to itself`);
   } catch (error) {
     connection.destroy();
     throw error;
@@ -62,9 +59,9 @@ async function connect(host: string, port: number, server: string): Promise<Sock
   return connection;
 }
 
-/** Receives as many bytes as were sent: TCP is a stream, so they come in any number of pieces. Throws if fewer come. */
+/** Receives as many bytes as were sent. TCP is a stream: they come in any number of pieces. Throws if others come. */
 async function receive(connection: Socket, length: number, server: string): Promise<Buffer> {
-  const arrivals = connection.iterator({ destroyOnReturn: false });
+  const arrivals = connection.iterator({ destroyOnReturn: false }); // EOF leaves the socket open, for close()
   const pieces: Buffer[] = [];
   let received = 0;
   try {
@@ -74,50 +71,57 @@ async function receive(connection: Socket, length: number, server: string): Prom
       pieces.push(piece);
       received += piece.length;
     }
-    if (received > length) throw surplus(length);
+    if (received > length) throw excess(length);
   } catch (error) {
-    if (received > 0) printReply(Buffer.concat(pieces)); // what came before the fault
+    if (received > 0) printReply(Buffer.concat(pieces));
     throw error;
   }
   return Buffer.concat(pieces);
 }
 
-/** recv(): resolves to the bytes that have come, to none at EOF. Throws if the connection breaks or nothing comes. */
+/** recv(): resolves to the bytes that have come, at EOF to none. Throws if the connection breaks or nothing comes. */
 async function recv(arrivals: AsyncIterator<Buffer>, server: string): Promise<Buffer> {
-  const arrival = arrivals.next().catch((error) => { throw failed(server, error); });
+  const arrival = arrivals.next().catch((error) => { throw failure(server, error); });
   const { value, done } = await inTime(arrival, server);
   return done ? Buffer.alloc(0) : value;
 }
 
-/** The fault if the server closes too early. A program that was suspended takes an RST for EOF; then send() fails. */
+/** Why the reply ends early. If we were suspended, Node may take an RST for an EOF. Then send() fails, even of no bytes. */
 function earlyEnd(connection: Socket, received: number, length: number, server: string): Promise<Error> {
-  return new Promise((resolve) => connection.write('', (error) => { // send() of nothing
-    resolve(error ? failed(server, error) : new Error(`server closed after ${received} of ${length} bytes`));
-  }));
+  const closed = new Error(`server closed after ${received} of ${length} bytes`);
+  return new Promise((resolve) => connection.write('', (error) => resolve(error ? failure(server, error) : closed)));
 }
 
-/** shutdown(), which sends our FIN, then waits for the server's. How it ends does not matter, unless more bytes come. */
+/** shutdown(), which sends our FIN, then waits for the server's. Silence or an RST will do, but more bytes will not. */
 async function close(connection: Socket, length: number, server: string): Promise<void> {
   connection.end(); // shutdown()
   const more = await recv(connection.iterator({ destroyOnReturn: false }), server).catch(() => Buffer.alloc(0));
   if (more.length === 0) return;
   printReply(more);
-  throw surplus(length);
+  throw excess(length);
 }
 
-/** settimeout(): resolves as the step does, but throws if that takes longer than TIMEOUT. */
+/** settimeout(): waits for a step, and throws if it takes longer than TIMEOUT. */
 function inTime<T>(step: Promise<T>, server: string): Promise<T> {
   return new Promise((resolve, reject) => {
     const silence = new Error(`nothing came from ${server} for ${TIMEOUT} s`);
-    // If we were suspended (Ctrl-Z), the timer comes before what has arrived: look at the socket once more.
+    // After a suspension (Ctrl-Z) the timer is first, even if something has come: let Node look at the socket.
     const timer = setTimeout(() => setImmediate(reject, silence), TIMEOUT * 1000);
     step.then(resolve, reject).finally(() => clearTimeout(timer));
   });
 }
 
-const failed = (server: string, { code }: NodeJS.ErrnoException) => new Error(`connection to ${server} failed (${code})`);
-const surplus = (length: number) => new Error(`server sent more than the ${length} bytes of the message`);
+/** A fault of the connection, with the code of the system call, in words. */
+function failure(server: string, { code }: NodeJS.ErrnoException): Error {
+  return new Error(`connection to ${server} failed (${code})`);
+}
 
+/** The fault of a server that is no echo server, in words. */
+function excess(length: number): Error {
+  return new Error(`server sent more than the ${length} bytes of the message`);
+}
+
+/** Prints the bytes as UTF-8. */
 function printReply(reply: Buffer): void {
   console.log(`Response from server: ${visible(reply.toString())}`);
 }
@@ -139,8 +143,8 @@ Sends a message to a TCP echo server and prints what comes back.
   message     any text, sent as UTF-8 (default: ${MESSAGE})
   -h, --help  show this help`;
 
-/** Does what the arguments ask for. */
-async function main(args: string[]): Promise<void> {
+/** Does what the arguments ask for: to talk, to show the help, or to say what is wrong with them. */
+function run(args: string[]): void {
   const [host = HOST, port = String(PORT), message = MESSAGE, unexpected] = args;
   const option = args.find((arg, index) => arg.startsWith('-') && index !== 2); // a message may start with a dash
   if (option === '-h' || option === '--help') console.log(HELP);
@@ -149,7 +153,15 @@ async function main(args: string[]): Promise<void> {
   else if (host === '') fail('host "" is neither a name nor an address', 2);
   else if (!/^\d{1,5}$/.test(port) || Number(port) < 1 || Number(port) > 65535)
     fail(`port "${port}" is not a whole number from 1 to 65535`, 2);
-  else await talk(host, Number(port), Buffer.from(message));
+  else talk(host, Number(port), Buffer.from(message)).catch(crash);
+}
+
+/** Reports the first failure of stdout, and goes on. EPIPE is none: whoever read it has gone, as head(1) does. */
+function reportPrintFailure(): void {
+  process.stdout.on('error', () => {}); // without a listener it would end Node
+  process.stdout.once('error', ({ code }: NodeJS.ErrnoException) => {
+    if (code !== 'EPIPE') fail(`cannot print (${code})`, 1);
+  });
 }
 
 /** Reports a failure on stderr, and sets the exit status: 1 at run time, 2 for a usage error. */
@@ -159,14 +171,12 @@ function fail(message: string, status: 1 | 2): void {
   process.exitCode = status;
 }
 
-/** Reports an exception, expected or not, and ends the process. */
+/** Reports an exception, expected or not, and ends the process when stdout has taken what was printed before. */
 function crash({ message }: Error): void {
   fail(message, 1);
-  process.exit();
+  process.stdout.write('', () => process.exit());
 }
 
-process.on('uncaughtException', crash); // thrown by a listener; the others come to catch()
-process.stdout.once('error', ({ code }: NodeJS.ErrnoException) => {
-  if (code !== 'EPIPE') fail(`cannot print (${code})`, 1); // EPIPE: stdout was closed, and we go on
-}).on('error', () => {}); // once is enough
-main(process.argv.slice(2)).catch(crash);
+process.on('uncaughtException', crash); // one that a listener throws
+reportPrintFailure();
+run(process.argv.slice(2));

@@ -38,15 +38,10 @@ async function serve(host: string, address: string, port: number): Promise<void>
   await close(connection); // shutdown(), close()
 }
 
-/** Serves until the client closes or a signal comes. Either way the last line is printed once. */
-async function main(args: string[]): Promise<void> {
-  const [host = HOST, port = String(PORT)] = args;
-  const misuse = misuseOf(args);
-  if (args.includes('-h') || args.includes('--help')) return console.log(HELP);
-  if (misuse !== undefined) return fail(misuse, 2);
-
-  const address = await lookUp(host || EVERY_ADDRESS, Number(port));
-  const signal = await Promise.race([serve(host || EVERY_ADDRESS, address, Number(port)), signalled()]);
+/** Serves until the client closes or a signal comes. Whichever is first, the last line is printed once. */
+async function main(host: string, port: number): Promise<void> {
+  const address = await lookUp(host, port);
+  const signal = await Promise.race([serve(host, address, port), signalled()]);
   await print('Server is shutting down. Bye!\n');
   if (signal) process.exit(); // which closes the sockets
 }
@@ -63,35 +58,37 @@ async function lookUp(host: string, port: number): Promise<string> {
 /** socket(AF_INET, SOCK_STREAM), bind(), listen(). Throws what they report, e.g. EADDRINUSE, see bind(2). */
 function listen(host: string, address: string, port: number): Promise<Server> {
   return new Promise((resolve, reject) => {
-    // allowHalfOpen: the FIN of the client leaves our side open, and we close it when all is sent back.
-    const server = createServer({ allowHalfOpen: true });
+    const server = createServer({ allowHalfOpen: true }); // after the client's FIN we still send, then close
     server.once('error', (error) => reject(cannotListen(host, port, error)));
-    server.listen({ host: address, port, backlog: BACKLOG }, () => resolve(server));
+    server.listen({ host: address, port, backlog: BACKLOG }, () => {
+      server.removeAllListeners('error'); // from now on, an error is not one of listen()
+      resolve(server);
+    });
   });
 }
 
-const cannotListen = (host: string, port: number, { code }: NodeJS.ErrnoException) =>
-  new Error(`cannot listen on ${host} port ${port} (${code})`);
+/** The fault of a server that cannot listen, in words. */
+function cannotListen(host: string, port: number, { code }: NodeJS.ErrnoException): Error {
+  return new Error(`cannot listen on ${host} port ${port} (${code})`);
+}
 
-/** accept(): resolves to the new socket that we talk on. The one that listens has done its work then, and closes. */
+/** accept(): resolves to a new socket for one client. The one that listens has done its work then, and closes. */
 function accept(server: Server): Promise<Socket> {
-  return new Promise((resolve, reject) => {
-    server.removeAllListeners('error'); // that of listen(), which is over
-    server.once('error', ({ code }: NodeJS.ErrnoException) => reject(new Error(`cannot accept a connection (${code})`)));
-    server.once('connection', (connection) => {
-      server.close(); // at once, before Node accepts another: whoever is in the backlog gets an RST
-      // A reset can come at any step, even while we wait for stdout. It ends receive(), sendAll() and close().
+  return new Promise((resolve) => {
+    server.on('connection', (connection) => {
+      server.close(); // now, before Node accepts another: a client that waits in the backlog gets an RST
+      // A connection can break at any time, even while we wait for stdout. Then receive(), sendAll(), close() end.
       connection.on('error', ({ code }: NodeJS.ErrnoException) => fail(`connection lost (${code})`, 1));
       resolve(connection);
     });
   });
 }
 
-/** recv(): yields the bytes that have come, up to 64 KiB at a time, until EOF or until the connection is lost. */
+/** recv(): yields the bytes that have come, each time that some have, until EOF or until the connection is lost. */
 async function* receive(connection: Socket): AsyncGenerator<Buffer> {
   try {
-    yield* connection.iterator({ destroyOnReturn: false }); // since close() has still to send our FIN
-  } catch {} // the connection is lost, which accept() has made known
+    yield* connection.iterator({ destroyOnReturn: false }); // at EOF the socket stays open, for close()
+  } catch {} // the connection is lost: the listener in accept() reports it
 }
 
 /** print(): resolves when stdout has taken the lines, or has failed. A slow reader of stdout holds the client back. */
@@ -107,8 +104,9 @@ function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
 /** shutdown(), which sends our FIN after the last bytes, and close(). Resolves when the connection is closed. */
 function close(connection: Socket): Promise<void> {
   return new Promise((resolve) => {
-    if (connection.closed) resolve(); // it is lost
-    else connection.once('close', () => resolve()).end();
+    if (connection.closed) return resolve(); // it was lost
+    connection.on('close', () => resolve());
+    connection.end();
   });
 }
 
@@ -146,9 +144,12 @@ function peerOf({ remoteAddress, remotePort }: Socket): string {
 /** Resolves at SIGINT (Ctrl-C) or SIGTERM (kill). The process then ends within 1 s, even if nobody reads stdout. */
 function signalled(): Promise<string> {
   return new Promise((resolve) => {
-    for (const signal of ['SIGINT', 'SIGTERM']) {
-      process.on(signal, () => setTimeout(() => process.exit(), 1000)).once(signal, resolve);
-    }
+    const stop = (signal: string) => {
+      setTimeout(() => process.exit(), 1000);
+      resolve(signal);
+    };
+    process.on('SIGINT', stop);
+    process.on('SIGTERM', stop);
   });
 }
 
@@ -162,14 +163,24 @@ Echoes what one TCP client sends, then ends.
   port        0 to 65535; 0 lets the system choose (default: ${PORT})
   -h, --help  show this help`;
 
-/** What is wrong with the arguments, in words; undefined if nothing is. */
-function misuseOf(args: string[]): string | undefined {
-  const [, port = String(PORT), unexpected] = args;
+/** Does what the arguments ask for: to serve, to show the help, or to say what is wrong with them. */
+function run(args: string[]): void {
+  const [host = HOST, port = String(PORT), unexpected] = args;
   const option = args.find((arg) => arg.startsWith('-'));
-  if (option !== undefined) return `unknown option "${option}"`;
-  if (unexpected !== undefined) return `unexpected argument "${unexpected}"`;
-  if (!/^\d{1,5}$/.test(port) || Number(port) > 65535) return `port "${port}" is not a whole number from 0 to 65535`;
-  return undefined;
+  if (args.includes('-h') || args.includes('--help')) console.log(HELP);
+  else if (option !== undefined) fail(`unknown option "${option}"`, 2);
+  else if (unexpected !== undefined) fail(`unexpected argument "${unexpected}"`, 2);
+  else if (!/^\d{1,5}$/.test(port) || Number(port) > 65535)
+    fail(`port "${port}" is not a whole number from 0 to 65535`, 2);
+  else main(host || EVERY_ADDRESS, Number(port)).catch(crash);
+}
+
+/** Reports the first failure of stdout; the echo goes on. EPIPE is none: whoever read it has gone, as head(1) does. */
+function reportPrintFailure(): void {
+  process.stdout.on('error', () => {}); // without a listener it would end Node
+  process.stdout.once('error', ({ code }: NodeJS.ErrnoException) => {
+    if (code !== 'EPIPE') fail(`cannot print (${code})`, 1);
+  });
 }
 
 /** Reports a failure on stderr, and sets the exit status: 1 at run time, 2 for a usage error. */
@@ -179,14 +190,12 @@ function fail(message: string, status: 1 | 2): void {
   process.exitCode = status;
 }
 
-/** Reports an exception, expected or not, and ends the process. */
+/** Reports an exception, expected or not, and ends the process when stdout has taken what was printed before. */
 function crash({ message }: Error): void {
   fail(message, 1);
-  process.exit();
+  process.stdout.write('', () => process.exit());
 }
 
-process.on('uncaughtException', crash); // thrown by a listener; the others come to catch()
-process.stdout.once('error', ({ code }: NodeJS.ErrnoException) => {
-  if (code !== 'EPIPE') fail(`cannot print (${code})`, 1); // EPIPE: stdout was closed, and the echo goes on
-}).on('error', () => {}); // once is enough
-main(process.argv.slice(2)).catch(crash);
+process.on('uncaughtException', crash); // one that a listener throws
+reportPrintFailure();
+run(process.argv.slice(2));
