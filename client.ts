@@ -86,7 +86,7 @@ async function recv(arrivals: AsyncIterator<Buffer>, server: string): Promise<Bu
   return done ? Buffer.alloc(0) : value;
 }
 
-/** Why the reply ends early. If we were suspended, Node may take an RST for an EOF. Then send() fails, even of no bytes. */
+/** Why the reply ended early. After a suspension Node may take an RST for EOF: then send() fails, even of nothing. */
 function earlyEnd(connection: Socket, received: number, length: number, server: string): Promise<Error> {
   const closed = new Error(`server closed after ${received} of ${length} bytes`);
   return new Promise((resolve) => connection.write('', (error) => resolve(error ? failure(server, error) : closed)));
