@@ -17,9 +17,123 @@ import { Socket } from 'node:net';
 const HOST = 'localhost';
 const PORT = 54321;
 const MESSAGE = 'Hello World!';
-const TIMEOUT = 10; // seconds that the server may be silent
+const TIMEOUT = 10; // seconds that each step waits for the server
 
-const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
+/** The Python original, call by call. Throws what has failed, in words; what came before is printed all the same. */
+async function talk(host: string, port: number, message: Buffer): Promise<void> {
+  const server = `${host} port ${port}`; // its name in error messages
+  const connection = await connect(host, port, server); // socket(), connect()
+  console.log(`Connected to server: ${host} on port ${port}`);
+  try {
+    console.log('Sending some data...');
+    connection.write(message); // sendall(), which need not end before the first bytes are back
+    const reply = await receive(connection, message.length, server); // recv(), until all bytes are back
+    printReply(reply);
+    if (!reply.equals(message)) throw new Error('the reply differs from the message');
+    await close(connection, message.length, server); // shutdown(), close()
+  } finally {
+    connection.destroy();
+    console.log('Connection closed.');
+  }
+}
+
+/** socket(AF_INET, SOCK_STREAM), connect(). Throws if the name is unknown or connect(2) fails, e.g. ECONNREFUSED. */
+async function connect(host: string, port: number, server: string): Promise<Socket> {
+  const connection = new Socket({ allowHalfOpen: true }); // after the server's FIN it stays open, until close()
+  const attempted = new Promise((resolve) => connection.on('connectionAttempt', resolve));
+  const connected = new Promise((resolve, reject) => {
+    connection.on('connect', resolve);
+    connection.on('error', (error) => reject(failure(server, error))); // once connected, recv() throws it
+  });
+  connection.connect({ host, port, family: 4 }); // AF_INET: a name is looked up as IPv4
+  try {
+    await Promise.race([attempted, connected]); // the look-up of the name ends by itself
+    await inTime(connected, server);
+    // Nobody listens, but the system chose this very port for our end: TCP connects such a socket to itself.
+    if (connection.localPort === connection.remotePort && connection.localAddress === connection.remoteAddress)
+      throw new Error(`connection to ${server} failed (ECONNREFUSED): nobody listens, TCP connected it to itself`);
+  } catch (error) {
+    connection.destroy();
+    throw error;
+  }
+  return connection;
+}
+
+/** Receives as many bytes as were sent. TCP is a stream: they come in any number of pieces. Throws if others come. */
+async function receive(connection: Socket, length: number, server: string): Promise<Buffer> {
+  const arrivals = connection.iterator({ destroyOnReturn: false }); // EOF leaves the socket open, for close()
+  const pieces: Buffer[] = [];
+  let received = 0;
+  try {
+    while (received < length) {
+      const piece = await recv(arrivals, server);
+      if (piece.length === 0) throw await earlyEnd(connection, received, length, server);
+      pieces.push(piece);
+      received += piece.length;
+    }
+    if (received > length) throw excess(length);
+  } catch (error) {
+    if (received > 0) printReply(Buffer.concat(pieces));
+    throw error;
+  }
+  return Buffer.concat(pieces);
+}
+
+/** recv(): resolves to the bytes that have come, at EOF to none. Throws if the connection breaks or nothing comes. */
+async function recv(arrivals: AsyncIterator<Buffer>, server: string): Promise<Buffer> {
+  const arrival = arrivals.next().catch((error) => { throw failure(server, error); });
+  const { value, done } = await inTime(arrival, server);
+  return done ? Buffer.alloc(0) : value;
+}
+
+/** Why the reply ended early. After a suspension Node may take an RST for EOF: then send() fails, even of nothing. */
+function earlyEnd(connection: Socket, received: number, length: number, server: string): Promise<Error> {
+  const closed = new Error(`server closed after ${received} of ${length} bytes`);
+  return new Promise((resolve) => connection.write('', (error) => resolve(error ? failure(server, error) : closed)));
+}
+
+/** shutdown(), which sends our FIN, then waits for the server's. Silence or an RST will do, but more bytes will not. */
+async function close(connection: Socket, length: number, server: string): Promise<void> {
+  connection.end(); // shutdown()
+  const more = await recv(connection.iterator({ destroyOnReturn: false }), server).catch(() => Buffer.alloc(0));
+  if (more.length === 0) return;
+  printReply(more);
+  throw excess(length);
+}
+
+/** settimeout(): waits for a step, and throws if it takes longer than TIMEOUT. */
+function inTime<T>(step: Promise<T>, server: string): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const silence = new Error(`nothing came from ${server} for ${TIMEOUT} s`);
+    // After a suspension (Ctrl-Z) the timer is first, even if something has come: let Node look at the socket.
+    const timer = setTimeout(() => setImmediate(reject, silence), TIMEOUT * 1000);
+    step.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}
+
+/** A fault of the connection, with the code of the system call, in words. */
+function failure(server: string, { code }: NodeJS.ErrnoException): Error {
+  return new Error(`connection to ${server} failed (${code})`);
+}
+
+/** The fault of a server that is no echo server, in words. */
+function excess(length: number): Error {
+  return new Error(`server sent more than the ${length} bytes of the message`);
+}
+
+/** Prints the bytes as UTF-8. */
+function printReply(reply: Buffer): void {
+  console.log(`Response from server: ${visible(reply.toString())}`);
+}
+
+/** Escapes control characters except tab and newline, as \x1b: printed raw, they could control the terminal. */
+function visible(text: string): string {
+  const escape = (character: string) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`;
+  return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, escape); // C0, DEL and C1
+}
+
+const USAGE = 'Usage: npx ts-node client.ts [host] [port] [message]';
+const HELP = `${USAGE}
 
 Sends a message to a TCP echo server and prints what comes back.
 
@@ -29,103 +143,40 @@ Sends a message to a TCP echo server and prints what comes back.
   message     any text, sent as UTF-8 (default: ${MESSAGE})
   -h, --help  show this help`;
 
-process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => { // EPIPE: our reader has gone, and we go on
-  if (code !== 'EPIPE' && process.exitCode === undefined) fail(`cannot print (${code})`, 1);
-});
-
-const args = process.argv.slice(2);
-const [host = HOST, port = String(PORT), message = MESSAGE, surplus] = args;
-const options = args.filter((arg, index) => arg.startsWith('-') && index !== 2); // a message may start with a dash
-
-if (options.includes('-h') || options.includes('--help')) console.log(USAGE);
-else if (options[0] !== undefined) fail(`unknown option "${options[0]}"`, 2);
-else if (surplus !== undefined) fail(`one argument too many: "${surplus}"`, 2);
-else if (host === '') fail('host "" is neither a name nor an address', 2);
-else if (!/^\d{1,5}$/.test(port) || Number(port) < 1 || Number(port) > 65535)
-  fail(`port "${port}" is not a whole number from 1 to 65535`, 2);
-else talk(host, Number(port), Buffer.from(message));
-
-/**
- * Sends the bytes to host and port, prints what comes back, and closes. Fails
- * where the name is unknown (ENOTFOUND), where connect() does (see connect(2)),
- * where the connection breaks (ECONNRESET, EPIPE), where the server is silent
- * for too long, and where its reply is not what was sent (RFC 862).
- */
-function talk(host: string, port: number, sent: Buffer): void {
-  let pieces: Buffer[] = []; // received, and not printed yet
-  let received = 0; // bytes in all
-  let replied = false; // whether they are those that we sent
-
-  const socket = new Socket();
-  // Family 4 is AF_INET: a name is looked up as IPv4. An address is taken as it is.
-  socket.connect({ host, port, family: 4 }); // socket(AF_INET, SOCK_STREAM), connect()
-
-  socket.on('connect', () => {
-    console.log(`Connected to server: ${host} on port ${port}`);
-    socket.on('close', () => { // here, since a connection that never stood is not closed
-      if (pieces.length > 0) printReply(); // what came before a fault
-      console.log('Connection closed.');
-    });
-    console.log('Sending some data...');
-    socket.write(sent); // sendall()
-    if (sent.length === 0) finish(); // nothing was sent, so nothing comes back
-  });
-
-  // recv(): Node calls us each time that bytes have come. TCP is a stream, so the reply comes in any number of pieces.
-  socket.on('data', (piece) => {
-    pieces.push(piece);
-    received += piece.length;
-    if (received < sent.length) return; // more is to come
-    if (received > sent.length) giveUp(`server sent more than the ${sent.length} bytes of the message`);
-    else if (Buffer.concat(pieces).equals(sent)) finish();
-    else giveUp('server sent back other bytes than those of the message');
-  });
-  socket.on('end', () => { // recv() returned nothing: the server's FIN
-    if (received < sent.length) giveUp(`server closed after ${received} of ${sent.length} bytes`);
-  });
-
-  socket.setTimeout(TIMEOUT * 1000, () => { // settimeout()
-    const { connecting, bytesRead } = socket;
-    setImmediate(() => { // after what has come in the meantime: it may be this program that was stopped for so long
-      if (socket.destroyed || connecting !== socket.connecting || bytesRead !== socket.bytesRead) return;
-      if (!replied) giveUp(`nothing came from ${host} port ${port} for ${TIMEOUT} s`);
-      socket.destroy(); // the server's FIN is all that is missing
-    });
-  });
-  socket.on('error', (error: NodeJS.ErrnoException) => {
-    if (replied) return; // how the server ends is no matter
-    fail(`connection to ${host} port ${port} failed (${error.code})`, 1);
-  });
-
-  /** Prints what has been received since the last time. */
-  function printReply(): void {
-    console.log(`Response from server: ${visible(Buffer.concat(pieces).toString())}`);
-    pieces = [];
-  }
-
-  /** Has the reply: prints it and sends our FIN. close() follows once the server's FIN has come too. */
-  function finish(): void {
-    replied = true;
-    printReply();
-    socket.end(); // shutdown()
-  }
-
-  /** Says what is wrong with the server, and waits for it no longer: close(). */
-  function giveUp(fault: string): void {
-    fail(fault, 1);
-    socket.destroy();
-  }
+/** Does what the arguments ask for: to talk, to show the help, or to say what is wrong with them. */
+function run(args: string[]): void {
+  const [host = HOST, port = String(PORT), message = MESSAGE, unexpected] = args;
+  const option = args.find((arg, index) => arg.startsWith('-') && index !== 2); // a message may start with a dash
+  if (option === '-h' || option === '--help') console.log(HELP);
+  else if (option !== undefined) fail(`unknown option "${option}"`, 2);
+  else if (unexpected !== undefined) fail(`unexpected argument "${unexpected}"`, 2);
+  else if (host === '') fail('host "" is neither a name nor an address', 2);
+  else if (!/^\d{1,5}$/.test(port) || Number(port) < 1 || Number(port) > 65535)
+    fail(`port "${port}" is not a whole number from 1 to 65535`, 2);
+  else talk(host, Number(port), Buffer.from(message)).catch(crash);
 }
 
-/** The text with its control characters, save tab and newline, as \x1b and the like: they could command a terminal. */
-function visible(text: string): string {
-  const escape = (character: string) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`;
-  return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, escape); // C0, DEL and C1
+/** Reports the first failure of stdout, and goes on. EPIPE is none: whoever read it has gone, as head(1) does. */
+function reportPrintFailure(): void {
+  process.stdout.on('error', () => {}); // without a listener it would end Node
+  process.stdout.once('error', ({ code }: NodeJS.ErrnoException) => {
+    if (code !== 'EPIPE') fail(`cannot print (${code})`, 1);
+  });
 }
 
-/** The one way to fail: says on stderr what failed, and sets the exit status, 1 at run time and 2 for wrong usage. */
-function fail(what: string, status: 1 | 2): void {
-  console.error(`client.ts: ${what}`);
-  if (status === 2) console.error('Usage: npx ts-node client.ts [host] [port] [message]');
+/** Reports a failure on stderr, and sets the exit status: 1 at run time, 2 for a usage error. */
+function fail(message: string, status: 1 | 2): void {
+  console.error(`client.ts: ${message}`);
+  if (status === 2) console.error(USAGE);
   process.exitCode = status;
 }
+
+/** Reports an exception, expected or not, and ends the process when stdout has taken what was printed before. */
+function crash({ message }: Error): void {
+  fail(message, 1);
+  process.stdout.write('', () => process.exit());
+}
+
+process.on('uncaughtException', crash); // one that a listener throws
+reportPrintFailure();
+run(process.argv.slice(2));

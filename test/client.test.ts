@@ -1,13 +1,16 @@
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
-import type { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, test } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
-import { closedPort, documentedServer, listen, receiveAll } from './peers';
-import { inNetwork, NOBODY, noNetwork, rule, TARGET } from './network';
-import { cannotRun, LIMIT, noFullDisk, noIPv6, noNc, npx, run, start, startServer, tsNode } from './scripts';
+import {
+  inNetwork, NOBODY, noNetwork, noSilentNameServer, rule, TARGET, withSilentNameServer,
+} from './network';
+import { accepted, closedPort, documentedServer, listen, preload, receiveAll } from './peers';
+import {
+  cannotRun, LIMIT, noFullDisk, noIPv6, noNc, npx, run, start, startServer, tsNode, unshare,
+} from './scripts';
 
 const client = (port: number, ...message: string[]) => tsNode('client.ts', '127.0.0.1', `${port}`, ...message);
 
@@ -67,9 +70,7 @@ test('a server that waits for the end of the message before it answers is waited
 });
 
 test('the server receives the bytes of the message, and then EOF', LIMIT, async (t) => {
-  let connected: (connection: Socket) => void;
-  const connection = new Promise<Socket>((resolve) => { connected = resolve; });
-  const port = await listen(t, (socket) => connected(socket));
+  const { port, connection } = await accepted(t);
   const talk = start(t, client(port, 'Hello World!'));
   const received = receiveAll(await connection);
   (await connection).on('end', async () => (await connection).end());
@@ -101,7 +102,7 @@ const noReply = (port: number, host = '127.0.0.1') =>
 
 const REPLIES: [what: string, reply: string, fault: string][] = [
   ['a reply that ends early', 'Hello', 'server closed after 5 of 12 bytes'],
-  ['a reply of other bytes', 'Hello world!', 'server sent back other bytes than those of the message'],
+  ['a reply of other bytes', 'Hello world!', 'the reply differs from the message'],
   ['a reply with more after it', 'Hello World! Hello!', 'server sent more than the 12 bytes of the message'],
 ];
 for (const [what, reply, fault] of REPLIES) {
@@ -210,18 +211,52 @@ describe('patience', { concurrency: true }, () => {
   });
 
   test('a reply that came in time counts, even if the client was stopped for long', LIMIT, async (t) => {
-    let connected: (connection: Socket) => void;
-    const connection = new Promise<Socket>((resolve) => { connected = resolve; });
-    const port = await listen(t, (socket) => connected(socket));
+    const { port, connection } = await accepted(t);
     const talk = start(t, client(port));
     await talk.printed(/Sending/);
+    await setTimeout(500); // so that it waits for the reply by now
     talk.process.kill('SIGSTOP');
+    await setTimeout(500);
     (await connection).write('Hello');
     await setTimeout(11_000);
     talk.process.kill('SIGCONT');
     await setTimeout(500); // a client that had given up would be gone within this time
     (await connection).end(' World!');
     assert.deepEqual(await talk.ended, { status: 0, stderr: '', stdout: conversation(port, 'Hello World!') });
+  });
+
+  const SUSPENDED = { timeout: 60_000 };
+  test('a server that falls silent while the client is suspended is given up', SUSPENDED, async (t) => {
+    const { port, connection } = await accepted(t);
+    const talk = start(t, client(port));
+    await talk.printed(/Sending/);
+    await setTimeout(500); // so that it waits for the reply by now
+    talk.process.kill('SIGSTOP');
+    await setTimeout(500);
+    (await connection).resume().write('Hello');
+    await setTimeout(11_000);
+    talk.process.kill('SIGCONT');
+    assert.deepEqual(await talk.ended, { status: 1, stderr: silent(port), stdout: conversation(port, 'Hello') });
+  });
+
+  test('a server that replies while the client is suspended and does not close is left', SUSPENDED, async (t) => {
+    const { port, connection } = await accepted(t);
+    const talk = start(t, client(port));
+    await talk.printed(/Sending/);
+    await setTimeout(500); // so that it waits for the reply by now
+    talk.process.kill('SIGSTOP');
+    await setTimeout(500);
+    (await connection).resume().write('Hello World!');
+    await setTimeout(11_000);
+    talk.process.kill('SIGCONT');
+    assert.deepEqual(await talk.ended, { status: 0, stderr: '', stdout: conversation(port, 'Hello World!') });
+  });
+
+  const skip = noSilentNameServer();
+  test('the time-out begins with the connection attempt, not with the look-up', { ...SUSPENDED, skip }, async (t) => {
+    assert.deepEqual(await run(t, withSilentNameServer(tsNode('client.ts', 'example.test', '80'))), {
+      status: 1, stdout: '', stderr: 'client.ts: connection to example.test port 80 failed (EAI_AGAIN)\n',
+    });
   });
 
   test('a connection that came in time counts, even if the client was stopped for long', needsStrace, async (t) => {
@@ -247,12 +282,43 @@ test('a server that resets ends the client with status 1 and one line on stderr'
   });
 });
 
+test('a reset after a part of the reply is told from a close, even if the client was suspended', LIMIT, async (t) => {
+  const { port, connection } = await accepted(t);
+  const talk = start(t, client(port));
+  await talk.printed(/Sending/);
+  talk.process.kill('SIGSTOP');
+  (await connection).resume().write('Hello', async () => {
+    await setTimeout(200); // so that the bytes leave before the RST
+    (await connection).resetAndDestroy();
+    await setTimeout(200);
+    talk.process.kill('SIGCONT');
+  });
+  assert.deepEqual(await talk.ended, {
+    status: 1,
+    stderr: `client.ts: connection to 127.0.0.1 port ${port} failed (ECONNRESET)\n`,
+    stdout: conversation(port, 'Hello'),
+  });
+});
+
 test('a server that resets once the client has the reply does no harm', LIMIT, async (t) => {
   const port = await listen(t, (connection) => {
     connection.once('data', (message) => connection.write(message));
     connection.on('end', () => connection.resetAndDestroy());
   });
   assert.deepEqual(await run(t, client(port)), { status: 0, stderr: '', stdout: conversation(port, 'Hello World!') });
+});
+
+test('what came before a fault reaches a slow reader', LIMIT, async (t) => {
+  const bytes = '\x1b'.repeat(120_000); // printed as \x1b, this is more than a pipe holds
+  const port = await listen(t, (connection) => connection.resume().end(bytes));
+  const talk = start(t, client(port, `${bytes}.`));
+  talk.process.stdout?.pause();
+  await new Promise((resolve) => talk.process.stderr?.once('data', resolve));
+  await setTimeout(300);
+  talk.process.stdout?.resume();
+  const { status, stdout } = await talk.ended;
+  assert.equal(status, 1);
+  assert.equal(stdout, conversation(port, '\\x1b'.repeat(120_000)));
 });
 
 test('a disk that is full is an error with its code', { ...LIMIT, skip: noFullDisk() }, async (t) => {
@@ -267,6 +333,25 @@ test('a refused connection is an error with host, port and code', LIMIT, async (
   assert.deepEqual(await run(t, client(port)), {
     status: 1, stdout: '', stderr: `client.ts: connection to 127.0.0.1 port ${port} failed (ECONNREFUSED)\n`,
   });
+});
+
+const needsLoopback = { ...LIMIT, skip: cannotRun(...unshare('--net'), 'ip', 'link', 'set', 'lo', 'up') };
+test('a connection that TCP makes with itself is a refused one', needsLoopback, async (t) => {
+  // A network namespace in which 54321 is the one port that the system can choose as the local one.
+  const pinned = 'ip link set lo up && echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range && exec "$@"';
+  assert.deepEqual(await run(t, [...unshare('--net'), 'sh', '-c', pinned, 'sh', ...tsNode('client.ts')]), {
+    status: 1,
+    stdout: '',
+    stderr: 'client.ts: connection to localhost port 54321 failed (ECONNREFUSED): '
+      + 'nobody listens, TCP connected it to itself\n',
+  });
+});
+
+test('an unexpected exception is one line on stderr, and ends the client with status 1', LIMIT, async (t) => {
+  const port = await listen(t, documentedServer);
+  const code = 'Buffer.prototype.equals = () => { throw new TypeError("out of order"); }';
+  const { status, stderr } = await run(t, client(port), preload(t, code));
+  assert.deepEqual({ status, stderr }, { status: 1, stderr: 'client.ts: out of order\n' });
 });
 
 test('a host that cannot be reached is an error with host, port and code', needsNetwork, async (t) => {
@@ -284,9 +369,7 @@ test('a host that does not resolve is an error with host, port and code', LIMIT,
 });
 
 test('the connection is closed when the server has closed its side too', LIMIT, async (t) => {
-  let connected: (connection: Socket) => void;
-  const connection = new Promise<Socket>((resolve) => { connected = resolve; });
-  const port = await listen(t, (socket) => connected(socket));
+  const { port, connection } = await accepted(t);
   const talk = start(t, client(port));
   (await connection).write('Hello World!');
   await receiveAll(await connection);
@@ -333,7 +416,7 @@ const WRONG: [string[], string][] = [
     (port): [string[], string] => [['localhost', port], `port "${port}" is not a whole number from 1 to 65535`],
   ),
   [[''], 'host "" is neither a name nor an address'],
-  [['localhost', '80', 'message', 'more'], 'one argument too many: "more"'],
+  [['localhost', '80', 'message', 'more'], 'unexpected argument "more"'],
   [['--bogus'], 'unknown option "--bogus"'],
 ];
 describe('wrong usage', { concurrency: 4 }, () => {

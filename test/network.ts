@@ -64,3 +64,22 @@ export const offline = (commandLine: string[]) =>
 /** Why there can be no such network here, in words; false where there can. For the `skip` of a test. */
 export const noNetwork = () =>
   cannotRun(...inNetwork(rule('9', 'DROP') + rule('9', 'DROP', 'ip6tables'), ['true']));
+
+/**
+ * The command line, run where the name server says nothing: a look-up fails after 12 s (EAI_AGAIN). It runs as the
+ * process that was started, so that it can be sent signals.
+ */
+export const withSilentNameServer = (commandLine: string[]) => [...unshare('--net', '--mount'), 'sh', '-ec', `
+  mount -t tmpfs tmpfs /mnt
+  printf 'nameserver 192.0.2.53
+options timeout:6 attempts:2\\n' > /mnt/resolv.conf
+  mount --bind /mnt/resolv.conf /etc/resolv.conf
+  ip link add here type veth peer name nowhere
+  ip address add 192.0.2.1/24 dev here
+  ip link set here up
+  ip link set nowhere up
+  ip neighbour add 192.0.2.53 lladdr 02:00:00:00:00:01 dev here
+  exec "$@"`, 'sh', ...commandLine];
+
+/** Why there can be no such name server here, in words; false if there can. For the `skip` of a test. */
+export const noSilentNameServer = () => cannotRun(...withSilentNameServer(['true']));

@@ -1,5 +1,8 @@
 /** The other side of the scripts: bare sockets, which the end of the test closes. */
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 
 /** Listens and hands each connection that comes to talk(). Resolves to the port, chosen by the system where it is 0. */
@@ -20,6 +23,13 @@ export function listen(
       server.close();
     });
   });
+}
+
+/** Listens for one connection, which it resolves to when it comes. */
+export async function accepted(t: TestContext): Promise<{ port: number; connection: Promise<Socket> }> {
+  let accept: (connection: Socket) => void = () => {};
+  const connection = new Promise<Socket>((resolve) => { accept = resolve; });
+  return { port: await listen(t, (socket) => accept(socket)), connection };
 }
 
 /** A port of 127.0.0.1 at which nothing listens. */
@@ -63,4 +73,13 @@ export async function documentedServer(connection: Socket): Promise<void> {
     }
   }
   connection.end();
+}
+
+/** The environment in which Node runs the code before the script. */
+export function preload(t: TestContext, code: string): NodeJS.ProcessEnv {
+  const folder = mkdtempSync(join(tmpdir(), 'preload-'));
+  t.after(() => rmSync(folder, { recursive: true }));
+  const file = join(folder, 'preload.js');
+  writeFileSync(file, code);
+  return { NODE_OPTIONS: `--require ${file}` };
 }

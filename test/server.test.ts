@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { ModuleKind, ScriptTarget, transpileModule } from 'typescript';
-import { closedPort, dial, listen, receiveAll } from './peers';
+import { noSilentNameServer, withSilentNameServer } from './network';
+import { closedPort, dial, listen, preload, receiveAll } from './peers';
 import {
   cannotRun, LIMIT, noFullDisk, noIPv6, noNc, noResetBeforeAccept, noSecondInBacklog, noSecondLoopback, npx, peakMemory,
   run, type Running, start, startServer, tsNode, unshare,
@@ -38,6 +39,29 @@ async function takenOf(client: Socket, offered: number): Promise<number> {
   }
   return taken;
 }
+
+/** Stops reading what the server prints, and has the client send until stdout takes no more. Resolves to the bytes. */
+async function blockStdout(server: Running, client: Socket): Promise<number> {
+  server.process.stdout?.pause();
+  let echoed = 0;
+  client.on('data', (data) => { echoed += data.length; });
+  let sent = 0;
+  do {
+    client.write('\x1b'.repeat(1000));
+    sent += 1000;
+    const all = new Promise<void>((resolve) => client.on('data', () => { if (echoed === sent) resolve(); }));
+    await Promise.race([all, setTimeout(1000)]);
+  } while (echoed === sent);
+  return sent;
+}
+
+/** Resolves to the next text that the server prints on stderr. */
+const reported = ({ process }: Running) => new Promise<string>((resolve) => process.stderr?.once('data', resolve));
+
+/** Resolves to the exit status, even if nobody has read all of stdout. */
+const exited = ({ process }: Running) => new Promise<number | null>((resolve) => process.once('exit', resolve));
+
+const BYE = /^Server is shutting down\. Bye!$/gm;
 
 test('an empty host is every IPv4 address, shown as 0.0.0.0', { ...LIMIT, skip: noSecondLoopback() }, async (t) => {
   const { server, port } = await startServer(t, '', '0');
@@ -128,25 +152,15 @@ test('a client is held back as long as nobody reads what the server prints', LIM
   assert.ok(grown < 64 << 20, `it grew by ${grown} bytes`);
 });
 
-test('what still waits to be printed at the EOF is sent back all the same', LIMIT, async (t) => {
+test('what is not printed yet at EOF is sent back all the same', LIMIT, async (t) => {
   const { server, port } = await startServer(t);
-  server.process.stdout?.pause();
   const client = await dial(t, port);
-  let echoed = 0;
-  client.on('data', (data) => { echoed += data.length; });
-  const ended = new Promise((resolve) => client.once('end', resolve));
-  let sent = 0;
-  do {
-    client.write('\x1b'.repeat(1000));
-    sent += 1000;
-    const all = new Promise<void>((resolve) => client.on('data', () => { if (echoed === sent) resolve(); }));
-    await Promise.race([all, setTimeout(1000)]);
-  } while (echoed === sent); // until stdout takes no more
+  const echoed = receiveAll(client);
+  const sent = await blockStdout(server, client);
   client.end();
-  await setTimeout(300); // so that the server knows of the EOF
+  await setTimeout(300); // so that the EOF reaches the server
   server.process.stdout?.resume();
-  await ended;
-  assert.equal(echoed, sent);
+  assert.equal((await echoed).length, sent);
   assert.equal((await server.ended).stderr, '');
 });
 
@@ -366,6 +380,85 @@ test('a disk that is full is an error with its code, and the echo goes on', need
   assert.deepEqual(await server.ended, { status: 1, stdout: '', stderr: 'server.ts: cannot print (ENOSPC)\n' });
 });
 
+test('SIGTERM after a fault of stdout ends the server with status 1', LIMIT, async (t) => {
+  const port = await closedPort();
+  const server = start(t, ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...tsNode('server.ts', '127.0.0.1', `${port}`)]);
+  assert.equal(await reported(server), 'server.ts: cannot print (ENOSPC)\n');
+  await dialLate(t, port);
+  server.process.kill('SIGTERM');
+  assert.deepEqual(await server.ended, { status: 1, stdout: '', stderr: 'server.ts: cannot print (ENOSPC)\n' });
+});
+
+test('SIGTERM after a lost connection ends the server with status 1, even if stdout is blocked', LIMIT, async (t) => {
+  const { server, port } = await startServer(t);
+  const client = await dial(t, port);
+  await blockStdout(server, client);
+  const fault = reported(server);
+  client.resetAndDestroy();
+  assert.equal(await fault, 'server.ts: connection lost (ECONNRESET)\n');
+  const status = exited(server);
+  server.process.kill('SIGTERM');
+  assert.equal(await status, 1);
+  server.process.stdout?.resume();
+});
+
+const ENDINGS: Record<string, (server: Running, client: Socket) => unknown> = {
+  'two signals come': ({ process }) => [process.kill('SIGTERM'), process.kill('SIGINT')],
+  'the client resets and a signal comes': async (server, client) => {
+    const fault = reported(server);
+    client.resetAndDestroy();
+    await fault;
+    server.process.kill('SIGTERM');
+  },
+  'a signal comes and the client closes': ({ process }, client) => [process.kill('SIGTERM'), client.end()],
+};
+for (const [what, end] of Object.entries(ENDINGS)) {
+  test(`the last line is printed once if stdout is blocked while ${what}`, LIMIT, async (t) => {
+    const { server, port } = await startServer(t);
+    const client = await dial(t, port);
+    client.on('error', () => {}); // the server may leave bytes unread
+    await blockStdout(server, client);
+    await end(server, client);
+    await setTimeout(300);
+    server.process.stdout?.resume();
+    assert.equal((await server.ended).stdout.match(BYE)?.length, 1);
+  });
+}
+
+const needsNameServer = { ...LIMIT, skip: noSilentNameServer() };
+test('SIGTERM ends a server at once that waits for a name server', needsNameServer, async (t) => {
+  const server = start(t, withSilentNameServer(tsNode('server.ts', 'example.test', '0')));
+  await setTimeout(4000); // ts-node has started, and the name server has not answered
+  const begin = Date.now();
+  server.process.kill('SIGTERM');
+  await server.ended;
+  assert.ok(Date.now() - begin < 2000, `it took ${Date.now() - begin} ms`);
+});
+
+const UNEXPECTED: Record<string, string> = {
+  'between two calls': 'TextDecoder.prototype.decode = () => { throw new TypeError("out of order"); }',
+  'in a listener': 'require("net").Server.prototype.close = () => { throw new TypeError("out of order"); }',
+};
+for (const [where, code] of Object.entries(UNEXPECTED)) {
+  test(`an unexpected exception ${where} is one line on stderr, and status 1`, LIMIT, async (t) => {
+    const server = start(t, tsNode('server.ts', '127.0.0.1', '0'), preload(t, code));
+    const [, port] = await server.printed(/ port (\d+)\n/);
+    (await dial(t, Number(port))).on('error', () => {}).write('Hello World!');
+    const { status, stderr } = await server.ended;
+    assert.deepEqual({ status, stderr }, { status: 1, stderr: 'server.ts: out of order\n' });
+  });
+}
+
+test('an error of the listening socket that comes later ends the server with status 1', LIMIT, async (t) => {
+  const code = `const { listen } = require('net').Server.prototype;
+    require('net').Server.prototype.listen = function (...args) {
+      setTimeout(() => this.emit('error', new Error('accept EMFILE')), 500);
+      return listen.apply(this, args);
+    };`; // libuv handles EMFILE by itself on some systems, so it cannot be provoked everywhere
+  const { status, stderr } = await run(t, tsNode('server.ts', '127.0.0.1', '0'), preload(t, code));
+  assert.deepEqual({ status, stderr }, { status: 1, stderr: 'server.ts: accept EMFILE\n' });
+});
+
 test('Ctrl-C ends a server that npx started', LIMIT, async (t) => {
   const server = start(t, npx('server.ts', '127.0.0.1', '0'));
   await server.printed(/\n/);
@@ -482,7 +575,7 @@ const WRONG: [string[], string][] = [
   ...['', 'abc', '65536', '1e3', '80.5', ' 80', '12345678901234567890'].map(
     (port): [string[], string] => [['localhost', port], `port "${port}" is not a whole number from 0 to 65535`],
   ),
-  [['localhost', '0', 'more'], 'one argument too many: "more"'],
+  [['localhost', '0', 'more'], 'unexpected argument "more"'],
   [['--bogus'], 'unknown option "--bogus"'],
 ];
 describe('wrong usage', { concurrency: 4 }, () => {
