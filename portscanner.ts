@@ -37,6 +37,7 @@ scan(parseArguments(process.argv.slice(2))).catch(fail);
 
 /** Prints the address of host and the answer of each port, in the order of ports. The timeout is in seconds. */
 async function scan({ host, ports, timeout, openOnly }: Options): Promise<void> {
+  process.exitCode = 2; // until all answers are known
   const address = await addressOf(host); // gethostbyname()
   console.log(`Connecting to ${address}...`);
 
