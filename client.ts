@@ -46,16 +46,11 @@ async function connect(host: string, port: number, server: string): Promise<Sock
     connection.on('error', (error) => reject(failure(server, error))); // once connected, recv() throws it
   });
   connection.connect({ host, port, family: 4 }); // AF_INET: a name is looked up as IPv4
-  try {
-    await Promise.race([attempted, connected]); // the look-up of the name ends by itself
-    await inTime(connected, server);
-    // Nobody listens, but the system chose this very port for our end: TCP connects such a socket to itself.
-    if (connection.localPort === connection.remotePort && connection.localAddress === connection.remoteAddress)
-      throw new Error(`connection to ${server} failed (ECONNREFUSED): nobody listens, TCP connected it to itself`);
-  } catch (error) {
-    connection.destroy();
-    throw error;
-  }
+  await Promise.race([attempted, connected]); // the look-up of the name ends by itself
+  await inTime(connected, server);
+  // Nobody listens, but the system chose this very port for our end: TCP connects such a socket to itself.
+  if (connection.localPort === connection.remotePort && connection.localAddress === connection.remoteAddress)
+    throw new Error(`connection to ${server} failed (ECONNREFUSED): nobody listens, TCP connected it to itself`);
   return connection;
 }
 
