@@ -9,10 +9,10 @@ import {
 } from './network';
 import { accepted, closedPort, documentedServer, listen, preload, receiveAll } from './peers';
 import {
-  cannotRun, LIMIT, noFullDisk, noIPv6, noNc, npx, run, start, startServer, tsNode, unshare,
+  cannotRun, LIMIT, noFullDisk, noIPv6, noNc, npx, run, start, startServer, node, unshare,
 } from './scripts';
 
-const client = (port: number, ...message: string[]) => tsNode('client.ts', '127.0.0.1', `${port}`, ...message);
+const client = (port: number, ...message: string[]) => node('client.ts', '127.0.0.1', `${port}`, ...message);
 
 const needsStrace = { ...LIMIT, skip: cannotRun('strace', '-f', 'true') };
 const needsNetwork = { ...LIMIT, skip: noNetwork() };
@@ -91,7 +91,7 @@ for (const message of MESSAGES) {
 
 test('an IPv6 address works', { ...LIMIT, skip: noIPv6() }, async (t) => {
   const port = await listen(t, documentedServer, '::1');
-  assert.deepEqual(await run(t, tsNode('client.ts', '::1', `${port}`)), {
+  assert.deepEqual(await run(t, node('client.ts', '::1', `${port}`)), {
     status: 0, stderr: '', stdout: conversation(port, 'Hello World!', '::1'),
   });
 });
@@ -195,7 +195,7 @@ describe('patience', { concurrency: true }, () => {
   });
 
   test('a host that drops packets is given up', needsNetwork, async (t) => {
-    const talk = inNetwork(rule('80', 'DROP'), tsNode('client.ts', TARGET, '80'));
+    const talk = inNetwork(rule('80', 'DROP'), node('client.ts', TARGET, '80'));
     assert.deepEqual(await run(t, talk), { status: 1, stderr: silent(80, TARGET), stdout: '' });
   });
 
@@ -254,7 +254,7 @@ describe('patience', { concurrency: true }, () => {
 
   const skip = noSilentNameServer();
   test('the time-out begins with the connection attempt, not with the look-up', { ...SUSPENDED, skip }, async (t) => {
-    assert.deepEqual(await run(t, withSilentNameServer(tsNode('client.ts', 'example.test', '80'))), {
+    assert.deepEqual(await run(t, withSilentNameServer(node('client.ts', 'example.test', '80'))), {
       status: 1, stdout: '', stderr: 'client.ts: connection to example.test port 80 failed (EAI_AGAIN)\n',
     });
   });
@@ -339,7 +339,7 @@ const needsLoopback = { ...LIMIT, skip: cannotRun(...unshare('--net'), 'ip', 'li
 test('a connection that TCP makes with itself is a refused one', needsLoopback, async (t) => {
   // A network namespace in which 54321 is the one port that the system can choose as the local one.
   const pinned = 'ip link set lo up && echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range && exec "$@"';
-  assert.deepEqual(await run(t, [...unshare('--net'), 'sh', '-c', pinned, 'sh', ...tsNode('client.ts')]), {
+  assert.deepEqual(await run(t, [...unshare('--net'), 'sh', '-c', pinned, 'sh', ...node('client.ts')]), {
     status: 1,
     stdout: '',
     stderr: 'client.ts: connection to localhost port 54321 failed (ECONNREFUSED): '
@@ -356,14 +356,14 @@ test('an unexpected exception is one line on stderr, and ends the client with st
 
 test('a host that cannot be reached is an error with host, port and code', needsNetwork, async (t) => {
   const setup = 'echo 50 > /proc/sys/net/ipv4/neigh/scanner/retrans_time_ms'; // ARP gives up after 3 times this
-  assert.deepEqual(await run(t, inNetwork(setup, tsNode('client.ts', NOBODY, '80'))), {
+  assert.deepEqual(await run(t, inNetwork(setup, node('client.ts', NOBODY, '80'))), {
     status: 1, stdout: '', stderr: `client.ts: connection to ${NOBODY} port 80 failed (EHOSTUNREACH)\n`,
   });
 });
 
 test('a host that does not resolve is an error with host, port and code', LIMIT, async (t) => {
   const host = `${'x'.repeat(64)}.test`; // a label of 64 characters is refused before any name server is asked
-  assert.deepEqual(await run(t, tsNode('client.ts', host, '80')), {
+  assert.deepEqual(await run(t, node('client.ts', host, '80')), {
     status: 1, stdout: '', stderr: `client.ts: connection to ${host} port 80 failed (ENOTFOUND)\n`,
   });
 });
@@ -422,7 +422,7 @@ const WRONG: [string[], string][] = [
 describe('wrong usage', { concurrency: 4 }, () => {
   for (const [args, message] of WRONG) {
     test(`client.ts ${args.join(' ')}: ${message}`, LIMIT, async (t) => {
-      assert.deepEqual(await run(t, tsNode('client.ts', ...args)), {
+      assert.deepEqual(await run(t, node('client.ts', ...args)), {
         status: 2, stdout: '', stderr: `client.ts: ${message}\nUsage: npx ts-node client.ts [host] [port] [message]\n`,
       });
     });
@@ -431,7 +431,7 @@ describe('wrong usage', { concurrency: 4 }, () => {
 
 for (const option of ['-h', '--help']) {
   test(`client.ts ${option} prints the usage`, LIMIT, async (t) => {
-    const { status, stdout, stderr } = await run(t, tsNode('client.ts', option));
+    const { status, stdout, stderr } = await run(t, node('client.ts', option));
     assert.match(stdout, /^Usage: npx ts-node client\.ts \[host\] \[port\] \[message\]\n/);
     assert.deepEqual({ status, stderr }, { status: 0, stderr: '' });
   });

@@ -5,9 +5,9 @@ import { join } from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
 import { closedPort, listen } from './peers';
 import { inNetwork, limit, listenAt, lossy, NOBODY, noNetwork, offline, rule, TARGET, TARGET_IPV6 } from './network';
-import { cannotRun, LIMIT, noFullDisk, noIPv6, run, scratch, start, tsNode, unshare } from './scripts';
+import { cannotRun, LIMIT, noFullDisk, noIPv6, run, scratch, start, node, unshare } from './scripts';
 
-const scan = (...args: string[]) => tsNode('portscanner.ts', ...args);
+const scan = (...args: string[]) => node('portscanner.ts', ...args);
 const scanTarget = (...args: string[]) => scan('-H', TARGET, ...args);
 const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]\n';
 

@@ -10,7 +10,7 @@ import { noSilentNameServer, withSilentNameServer } from './network';
 import { closedPort, dial, listen, preload, receiveAll } from './peers';
 import {
   cannotRun, LIMIT, noFullDisk, noIPv6, noNc, noResetBeforeAccept, noSecondInBacklog, noSecondLoopback, npx, peakMemory,
-  run, type Running, start, startServer, tsNode, unshare,
+  run, type Running, start, startServer, node, unshare,
 } from './scripts';
 
 const RECEIVED = 'Received following data: ';
@@ -372,7 +372,7 @@ test('SIGTERM ends the server even if nobody reads what it prints', LIMIT, async
 const needsFullDisk = { ...LIMIT, skip: noFullDisk() };
 test('a disk that is full is an error with its code, and the echo goes on', needsFullDisk, async (t) => {
   const port = await closedPort();
-  const server = start(t, ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...tsNode('server.ts', '127.0.0.1', `${port}`)]);
+  const server = start(t, ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...node('server.ts', '127.0.0.1', `${port}`)]);
   const client = await dialLate(t, port);
   const echoed = receiveAll(client);
   client.end('Hello World!');
@@ -382,7 +382,7 @@ test('a disk that is full is an error with its code, and the echo goes on', need
 
 test('SIGTERM after a fault of stdout ends the server with status 1', LIMIT, async (t) => {
   const port = await closedPort();
-  const server = start(t, ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...tsNode('server.ts', '127.0.0.1', `${port}`)]);
+  const server = start(t, ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...node('server.ts', '127.0.0.1', `${port}`)]);
   assert.equal(await reported(server), 'server.ts: cannot print (ENOSPC)\n');
   await dialLate(t, port);
   server.process.kill('SIGTERM');
@@ -427,7 +427,7 @@ for (const [what, end] of Object.entries(ENDINGS)) {
 
 const needsNameServer = { ...LIMIT, skip: noSilentNameServer() };
 test('SIGTERM ends a server at once that waits for a name server', needsNameServer, async (t) => {
-  const server = start(t, withSilentNameServer(tsNode('server.ts', 'example.test', '0')));
+  const server = start(t, withSilentNameServer(node('server.ts', 'example.test', '0')));
   await setTimeout(4000); // ts-node has started, and the name server has not answered
   const begin = Date.now();
   server.process.kill('SIGTERM');
@@ -441,7 +441,7 @@ const UNEXPECTED: Record<string, string> = {
 };
 for (const [where, code] of Object.entries(UNEXPECTED)) {
   test(`an unexpected exception ${where} is one line on stderr, and status 1`, LIMIT, async (t) => {
-    const server = start(t, tsNode('server.ts', '127.0.0.1', '0'), preload(t, code));
+    const server = start(t, node('server.ts', '127.0.0.1', '0'), preload(t, code));
     const [, port] = await server.printed(/ port (\d+)\n/);
     (await dial(t, Number(port))).on('error', () => {}).write('Hello World!');
     const { status, stderr } = await server.ended;
@@ -455,7 +455,7 @@ test('an error of the listening socket that comes later ends the server with sta
       setTimeout(() => this.emit('error', new Error('accept EMFILE')), 500);
       return listen.apply(this, args);
     };`; // libuv handles EMFILE by itself on some systems, so it cannot be provoked everywhere
-  const { status, stderr } = await run(t, tsNode('server.ts', '127.0.0.1', '0'), preload(t, code));
+  const { status, stderr } = await run(t, node('server.ts', '127.0.0.1', '0'), preload(t, code));
   assert.deepEqual({ status, stderr }, { status: 1, stderr: 'server.ts: accept EMFILE\n' });
 });
 
@@ -470,20 +470,20 @@ test('Ctrl-C ends a server that npx started', LIMIT, async (t) => {
 
 test('a port that is taken is an error with host, port and code', LIMIT, async (t) => {
   const port = await listen(t, () => {});
-  assert.deepEqual(await run(t, tsNode('server.ts', '127.0.0.1', `${port}`)), {
+  assert.deepEqual(await run(t, node('server.ts', '127.0.0.1', `${port}`)), {
     status: 1, stdout: '', stderr: `server.ts: cannot listen on 127.0.0.1 port ${port} (EADDRINUSE)\n`,
   });
 });
 
 test('a host that does not resolve is an error with host, port and code', LIMIT, async (t) => {
   const host = `${'x'.repeat(64)}.test`; // a label of 64 characters is refused before any name server is asked
-  assert.deepEqual(await run(t, tsNode('server.ts', host, '0')), {
+  assert.deepEqual(await run(t, node('server.ts', host, '0')), {
     status: 1, stdout: '', stderr: `server.ts: cannot listen on ${host} port 0 (ENOTFOUND)\n`,
   });
 });
 
 test('an address that is not of this machine is an error with host, port and code', LIMIT, async (t) => {
-  assert.deepEqual(await run(t, tsNode('server.ts', '192.0.2.1', '0')), {
+  assert.deepEqual(await run(t, node('server.ts', '192.0.2.1', '0')), {
     status: 1, stdout: '', stderr: 'server.ts: cannot listen on 192.0.2.1 port 0 (EADDRNOTAVAIL)\n',
   });
 });
@@ -493,7 +493,7 @@ const UNPRIVILEGED = [...unshare('--net'), 'sh', '-c', 'ip link set lo up && exe
   'setpriv', '--bounding-set', '-net_bind_service', '--'];
 const needsReserved = { ...LIMIT, skip: cannotRun(...UNPRIVILEGED, 'true') };
 test('a port that is reserved is an error with host, port and code', needsReserved, async (t) => {
-  assert.deepEqual(await run(t, [...UNPRIVILEGED, ...tsNode('server.ts', '127.0.0.1', '80')]), {
+  assert.deepEqual(await run(t, [...UNPRIVILEGED, ...node('server.ts', '127.0.0.1', '80')]), {
     status: 1, stdout: '', stderr: 'server.ts: cannot listen on 127.0.0.1 port 80 (EACCES)\n',
   });
 });
@@ -502,7 +502,7 @@ const skip = cannotRun('strace', '-f', 'true');
 test('the system calls are those of the document', { ...LIMIT, skip }, async (t) => {
   const port = await closedPort();
   const server = start(t, ['strace', '-f', '-qq', '-e', 'trace=socket,bind,listen,accept4', '-e', 'signal=none',
-    '-o', '|cat >&2', ...tsNode('server.ts', 'localhost', `${port}`)]);
+    '-o', '|cat >&2', ...node('server.ts', 'localhost', `${port}`)]);
   await server.printed(/\n/);
   (await dial(t, port)).end('Hello World!');
   const { stderr } = await server.ended;
@@ -581,7 +581,7 @@ const WRONG: [string[], string][] = [
 describe('wrong usage', { concurrency: 4 }, () => {
   for (const [args, message] of WRONG) {
     test(`server.ts ${args.join(' ')}: ${message}`, LIMIT, async (t) => {
-      assert.deepEqual(await run(t, tsNode('server.ts', ...args)), {
+      assert.deepEqual(await run(t, node('server.ts', ...args)), {
         status: 2, stdout: '', stderr: `server.ts: ${message}\nUsage: npx ts-node server.ts [host] [port]\n`,
       });
     });
@@ -590,7 +590,7 @@ describe('wrong usage', { concurrency: 4 }, () => {
 
 for (const option of ['-h', '--help']) {
   test(`server.ts ${option} prints the usage`, LIMIT, async (t) => {
-    const { status, stdout, stderr } = await run(t, tsNode('server.ts', option));
+    const { status, stdout, stderr } = await run(t, node('server.ts', option));
     assert.match(stdout, /^Usage: npx ts-node server\.ts \[host\] \[port\]\n/);
     assert.deepEqual({ status, stderr }, { status: 0, stderr: '' });
   });
