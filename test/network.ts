@@ -32,6 +32,9 @@ const SETUP = `
 export const inNetwork = (setup: string, commandLine: string[]) =>
   [...ALONE, `${SETUP}${setup}\nexec "$@"`, 'sh', ...commandLine];
 
+/** A line of setup: the system notices soon that an address is nobody's, when it has asked three times by ARP. */
+export const QUICK_ARP = 'echo 50 > /proc/sys/net/ipv4/neigh/scanner/retrans_time_ms\n';
+
 /** A line of setup: an iptables rule of the target for what comes to its ports, such as 80 or 8000:8100. */
 export const rule = (ports: string, target: string, iptables = 'iptables') =>
   `on_target ${iptables} -A INPUT -p tcp --dport ${ports} -j ${target}\n`;
@@ -56,6 +59,15 @@ export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on targ
     }' &
   cat /run/ready
 `;
+
+/**
+ * The command line, run with the loopback interface alone, of which 54321 is the one port that the system can choose:
+ * TCP connects a socket that tries this port to itself.
+ */
+export const selfConnecting = (commandLine: string[]) => [...unshare('--net'), 'sh', '-ec', `
+  ip link set lo up
+  echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range
+  exec "$@"`, 'sh', ...commandLine];
 
 /** The command line, run without a network: even loopback is down, and no resolver has a socket in /run. */
 export const offline = (commandLine: string[]) =>

@@ -176,6 +176,15 @@ export function cannotRun(...commandLine: string[]): string | false {
   return status === 0 ? false : complaint || `${command} ended with status ${status}`;
 }
 
+/** A command line under strace, which says nothing itself and does to a system call what is injected. */
+export const strace = (call: string, injected: string, commandLine: string[]) => [
+  'strace', '-f', '--seccomp-bpf', '-qq', '-o', '/dev/null', '-e', `trace=${call}`, '-e', `inject=${call}:${injected}`,
+  ...commandLine,
+];
+
+/** Why strace can't be run here, in words; false if it can. For the `skip` of a test. */
+export const noStrace = () => cannotRun('strace', '-f', '--seccomp-bpf', 'true');
+
 /** Why the BSD netcat can't be run here, in words; false where it can: there are others by the name of nc. */
 export const noNc = () =>
   cannotRun('sh', '-c', 'nc -h 2>&1 | grep -q OpenBSD') && 'nc is not installed, or not that of OpenBSD';
@@ -215,12 +224,21 @@ export const noResetBeforeAccept = () =>
     "server.on('connection', ({ remoteAddress }) => process.exit(remoteAddress === undefined ? 0 : 1));",
   )) && 'on this system, accept() does not return a connection that was reset earlier';
 
+/** Resolves when the system says that the program is in the state: S, asleep until something comes; T, stopped. */
+export async function inState({ pid }: ChildProcess, state: 'S' | 'T'): Promise<void> {
+  const ask = existsSync('/proc/self/stat') ? `cut -d " " -f 3 /proc/${pid}/stat` : `ps -o state= -p ${pid}`;
+  while (!spawnSync('sh', ['-c', ask], { encoding: 'utf8' }).stdout.startsWith(state)) await setTimeout(10);
+}
+
 /** The most memory that a program has held so far, in bytes; 0 when it has ended, or without /proc. */
-export function peakMemory({ pid }: ChildProcess): number {
+export function peakMemory({ pid }: { pid?: number | undefined }): number {
   const file = `/proc/${pid}/status`;
   const [, kilobytes = 0] = /^VmHWM:\s+(\d+) kB$/m.exec(existsSync(file) ? readFileSync(file, 'utf8') : '') ?? [];
   return Number(kilobytes) * 1024;
 }
+
+/** Why a program's memory can't be told here, in words; false if it can. For the `skip` of a test. */
+export const noPeakMemory = () => (peakMemory(process) === 0 ? 'there is no /proc that tells the peak memory' : false);
 
 /** Why there is no ::1 here, in words; false where there is. For the `skip` of a test. */
 export function noIPv6(): string | false {
