@@ -11,6 +11,9 @@
  *     Sending some data...
  *     Response from server: Hello World!
  *     Connection closed.
+ *
+ * Left out on purpose: more than one message, and another try if the server
+ * is not there yet.
  */
 import { Socket } from 'node:net';
 
@@ -46,16 +49,11 @@ async function connect(host: string, port: number, server: string): Promise<Sock
     connection.on('error', (error) => reject(failure(server, error))); // once connected, recv() throws it
   });
   connection.connect({ host, port, family: 4 }); // AF_INET: a name is looked up as IPv4
-  try {
-    await Promise.race([attempted, connected]); // the look-up of the name ends by itself
-    await inTime(connected, server);
-    // Nobody listens, but the system chose this very port for our end: TCP connects such a socket to itself.
-    if (connection.localPort === connection.remotePort && connection.localAddress === connection.remoteAddress)
-      throw new Error(`connection to ${server} failed (ECONNREFUSED): nobody listens, TCP connected it to itself`);
-  } catch (error) {
-    connection.destroy();
-    throw error;
-  }
+  await Promise.race([attempted, connected]); // the look-up of the name ends by itself
+  await inTime(connected, server);
+  // Nobody listens, but the system chose this very port for our end: TCP connects such a socket to itself.
+  if (connection.localPort === connection.remotePort && connection.localAddress === connection.remoteAddress)
+    throw new Error(`connection to ${server} failed (ECONNREFUSED): nobody listens, TCP connected it to itself`);
   return connection;
 }
 
@@ -148,35 +146,35 @@ function run(args: string[]): void {
   const [host = HOST, port = String(PORT), message = MESSAGE, unexpected] = args;
   const option = args.find((arg, index) => arg.startsWith('-') && index !== 2); // a message may start with a dash
   if (option === '-h' || option === '--help') console.log(HELP);
-  else if (option !== undefined) fail(`unknown option "${option}"`, 2);
-  else if (unexpected !== undefined) fail(`unexpected argument "${unexpected}"`, 2);
-  else if (host === '') fail('host "" is neither a name nor an address', 2);
+  else if (option !== undefined) report(`unknown option "${option}"`, 2);
+  else if (unexpected !== undefined) report(`unexpected argument "${unexpected}"`, 2);
+  else if (host === '') report('host "" is neither a name nor an address', 2);
   else if (!/^\d{1,5}$/.test(port) || Number(port) < 1 || Number(port) > 65535)
-    fail(`port "${port}" is not a whole number from 1 to 65535`, 2);
-  else talk(host, Number(port), Buffer.from(message)).catch(crash);
+    report(`port "${port}" is not a whole number from 1 to 65535`, 2);
+  else talk(host, Number(port), Buffer.from(message)).catch(fail);
 }
 
 /** Reports the first failure of stdout, and goes on. EPIPE is none: whoever read it has gone, as head(1) does. */
-function reportPrintFailure(): void {
+function watchStdout(): void {
   process.stdout.on('error', () => {}); // without a listener it would end Node
   process.stdout.once('error', ({ code }: NodeJS.ErrnoException) => {
-    if (code !== 'EPIPE') fail(`cannot print (${code})`, 1);
+    if (code !== 'EPIPE') report(`cannot print (${code})`, 1);
   });
 }
 
 /** Reports a failure on stderr, and sets the exit status: 1 at run time, 2 for a usage error. */
-function fail(message: string, status: 1 | 2): void {
+function report(message: string, status: 1 | 2): void {
   console.error(`client.ts: ${message}`);
   if (status === 2) console.error(USAGE);
   process.exitCode = status;
 }
 
 /** Reports an exception, expected or not, and ends the process when stdout has taken what was printed before. */
-function crash({ message }: Error): void {
-  fail(message, 1);
+function fail({ message }: Error): void {
+  report(message, 1);
   process.stdout.write('', () => process.exit());
 }
 
-process.on('uncaughtException', crash); // one that a listener throws
-reportPrintFailure();
+process.on('uncaughtException', fail); // one that a listener throws
+watchStdout();
 run(process.argv.slice(2));

@@ -32,11 +32,12 @@ type Reply = Answer | 'silent' | NodeJS.ErrnoException; // the error is a fault 
 type Options = { host: string; ports: number[]; timeout: number; openOnly: boolean };
 
 process.on('uncaughtException', fail); // Node's own status for it is 1, which means here that no port is open
-watchOutput();
+watchStdout();
 scan(parseArguments(process.argv.slice(2))).catch(fail);
 
 /** Prints the address of host and the answer of each port, in the order of ports. The timeout is in seconds. */
 async function scan({ host, ports, timeout, openOnly }: Options): Promise<void> {
+  process.exitCode = 2; // until all answers are known
   const address = await addressOf(host); // gethostbyname()
   console.log(`Connecting to ${address}...`);
 
@@ -234,7 +235,7 @@ function showProgress(answers: Map<number, Answer>, total: number): void {
 }
 
 /** Ends the scan if stdout takes no more: its reader is gone, as head(1) is after its lines, or a disk is full. */
-function watchOutput(): void {
+function watchStdout(): void {
   process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
     if (code !== 'EPIPE') console.error(`portscanner.ts: cannot print the answers (${code})`);
     process.exit(2);

@@ -48,11 +48,8 @@ async function main(host: string, port: number): Promise<void> {
 
 /** gethostbyname(): the IPv4 address of a name, as AF_INET asks; an address stays as it is. Throws e.g. ENOTFOUND. */
 async function lookUp(host: string, port: number): Promise<string> {
-  try {
-    return (await lookup(host, { family: 4 })).address;
-  } catch (error) {
-    throw cannotListen(host, port, error as NodeJS.ErrnoException);
-  }
+  const found = await lookup(host, { family: 4 }).catch((error) => { throw cannotListen(host, port, error); });
+  return found.address;
 }
 
 /** socket(AF_INET, SOCK_STREAM), bind(), listen(). Throws what they report, e.g. EADDRINUSE, see bind(2). */
@@ -78,7 +75,7 @@ function accept(server: Server): Promise<Socket> {
     server.on('connection', (connection) => {
       server.close(); // now, before Node accepts another: a client that waits in the backlog gets an RST
       // A connection can break at any time, even while we wait for stdout. Then receive(), sendAll(), close() end.
-      connection.on('error', ({ code }: NodeJS.ErrnoException) => fail(`connection lost (${code})`, 1));
+      connection.on('error', ({ code }: NodeJS.ErrnoException) => report(`connection lost (${code})`, 1));
       resolve(connection);
     });
   });
@@ -168,34 +165,34 @@ function run(args: string[]): void {
   const [host = HOST, port = String(PORT), unexpected] = args;
   const option = args.find((arg) => arg.startsWith('-'));
   if (args.includes('-h') || args.includes('--help')) console.log(HELP);
-  else if (option !== undefined) fail(`unknown option "${option}"`, 2);
-  else if (unexpected !== undefined) fail(`unexpected argument "${unexpected}"`, 2);
+  else if (option !== undefined) report(`unknown option "${option}"`, 2);
+  else if (unexpected !== undefined) report(`unexpected argument "${unexpected}"`, 2);
   else if (!/^\d{1,5}$/.test(port) || Number(port) > 65535)
-    fail(`port "${port}" is not a whole number from 0 to 65535`, 2);
-  else main(host || EVERY_ADDRESS, Number(port)).catch(crash);
+    report(`port "${port}" is not a whole number from 0 to 65535`, 2);
+  else main(host || EVERY_ADDRESS, Number(port)).catch(fail);
 }
 
 /** Reports the first failure of stdout; the echo goes on. EPIPE is none: whoever read it has gone, as head(1) does. */
-function reportPrintFailure(): void {
+function watchStdout(): void {
   process.stdout.on('error', () => {}); // without a listener it would end Node
   process.stdout.once('error', ({ code }: NodeJS.ErrnoException) => {
-    if (code !== 'EPIPE') fail(`cannot print (${code})`, 1);
+    if (code !== 'EPIPE') report(`cannot print (${code})`, 1);
   });
 }
 
 /** Reports a failure on stderr, and sets the exit status: 1 at run time, 2 for a usage error. */
-function fail(message: string, status: 1 | 2): void {
+function report(message: string, status: 1 | 2): void {
   console.error(`server.ts: ${message}`);
   if (status === 2) console.error(USAGE);
   process.exitCode = status;
 }
 
 /** Reports an exception, expected or not, and ends the process when stdout has taken what was printed before. */
-function crash({ message }: Error): void {
-  fail(message, 1);
+function fail({ message }: Error): void {
+  report(message, 1);
   process.stdout.write('', () => process.exit());
 }
 
-process.on('uncaughtException', crash); // one that a listener throws
-reportPrintFailure();
+process.on('uncaughtException', fail); // one that a listener throws
+watchStdout();
 run(process.argv.slice(2));

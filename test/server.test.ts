@@ -205,13 +205,13 @@ describe('server.ts', { concurrency: 4 }, () => {
     assert.equal(receives((await server.ended).stdout).join(''), text);
   });
 
-  test('a byte order mark and what is no UTF-8 are printed too', LIMIT, async (t) => {
+  test('a byte order mark and invalid UTF-8 are printed too', LIMIT, async (t) => {
     const { server, port } = await startServer(t);
-    (await dial(t, port)).end(Buffer.from('efbbbf61ff62e282', 'hex')); // it ends in the midst of a €
+    (await dial(t, port)).end(Buffer.from('efbbbf61ff62e282', 'hex')); // it ends in the middle of a €
     assert.equal(receives((await server.ended).stdout).join(''), '\ufeffa\ufffdb\ufffd');
   });
 
-  test('control characters save newline and tab are made visible, and come back as they were', LIMIT, async (t) => {
+  test('control characters except newline and tab are escaped, and come back as they were', LIMIT, async (t) => {
     const { server, port } = await startServer(t);
     const client = await dial(t, port);
     const echoed = receiveAll(client);
@@ -309,7 +309,7 @@ describe('server.ts', { concurrency: 4 }, () => {
   });
 
   const seesReset = { ...LIMIT, skip: noResetBeforeAccept() };
-  test('a client that resets before it is accepted has no address any more', seesReset, async (t) => {
+  test('a client that resets before it is accepted has no address', seesReset, async (t) => {
     const { server, port } = await startServer(t);
     server.process.kill('SIGSTOP');
     await inState(server.process, 'T');
@@ -321,7 +321,7 @@ describe('server.ts', { concurrency: 4 }, () => {
     assert.match(stdout, /\nIncoming connection from an unknown address\.\.\.\nServer is shutting down\. Bye!\n$/);
   });
 
-  test('a reader that goes away does not break the echo', LIMIT, async (t) => {
+  test('a closed stdout does not break the echo', LIMIT, async (t) => {
     const { server, port } = await startServer(t);
     server.process.stdout?.destroy();
     const client = await dial(t, port);
@@ -347,8 +347,10 @@ describe('server.ts', { concurrency: 4 }, () => {
       const { server, port } = await startServer(t);
       const client = await dial(t, port);
       await server.printed(/Incoming connection/);
+      const begin = Date.now();
       server.process.kill(signal);
       assert.equal((await receiveAll(client)).length, 0);
+      assert.ok(Date.now() - begin < 1000, 'it waited for a slow reader of stdout, but there is none');
       const { status, stdout, stderr } = await server.ended;
       assert.deepEqual({ status, stderr }, { status: 0, stderr: '' });
       assert.match(stdout, /\.\.\.\nServer is shutting down\. Bye!\n$/);
@@ -411,6 +413,19 @@ describe('server.ts', { concurrency: 4 }, () => {
     server.process.kill('SIGTERM');
     assert.equal(await status, 1);
     server.process.stdout?.resume();
+  });
+
+  test('a client that resets while stdout is blocked ends the server once stdout is read again', LIMIT, async (t) => {
+    const { server, port } = await startServer(t);
+    const client = await dial(t, port);
+    await blockStdout(server, client);
+    const fault = reported(server);
+    client.resetAndDestroy();
+    await fault;
+    server.process.stdout?.resume();
+    const { status, stdout } = await server.ended;
+    assert.equal(status, 1);
+    assert.match(stdout, /\nServer is shutting down\. Bye!\n$/);
   });
 
   const ENDINGS: Record<string, (server: Running, client: Socket) => unknown> = {
