@@ -73,12 +73,12 @@ export const selfConnecting = (commandLine: string[]) => [...unshare('--net'), '
 export const offline = (commandLine: string[]) =>
   [...unshare('--net', '--mount'), 'sh', '-ec', 'mount -t tmpfs tmpfs /run && exec "$@"', 'sh', ...commandLine];
 
-/** Why there can be no such network here, in words; false where there can. For the `skip` of a test. */
+/** Why there can be no such network here, in words; false if there can. For the `skip` of a test. */
 export const noNetwork = () =>
   cannotRun(...inNetwork(rule('9', 'DROP') + rule('9', 'DROP', 'ip6tables'), ['true']));
 
 /**
- * The command line, run where the name server says nothing: a look-up fails after 12 s (EAI_AGAIN). It runs as the
+ * The command line, run with a silent name server: a look-up fails after 12 s (EAI_AGAIN). It runs as the
  * process that was started, so that it can be sent signals.
  */
 export const withSilentNameServer = (commandLine: string[]) => [...unshare('--net', '--mount'), 'sh', '-ec', `

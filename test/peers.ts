@@ -44,7 +44,7 @@ export function closedPort(): Promise<number> {
   });
 }
 
-/** Connects to a port, with the half-close that a client of an echo server needs. Rejects where it is refused. */
+/** Connects to a port, with the half-close that a client of an echo server needs. Rejects if it is refused. */
 export function dial(t: TestContext, port: number, host = '127.0.0.1'): Promise<Socket> {
   return new Promise((resolve, reject) => {
     const socket = connect({ port, host, allowHalfOpen: true }, () => resolve(socket));
@@ -53,7 +53,7 @@ export function dial(t: TestContext, port: number, host = '127.0.0.1'): Promise<
   });
 }
 
-/** All that comes from the socket up to EOF. Rejects where the connection breaks. */
+/** All that comes from the socket up to EOF. Rejects if the connection breaks. */
 export function receiveAll(socket: Socket): Promise<Buffer> {
   return new Promise((resolve, reject) => {
     const pieces: Buffer[] = [];
@@ -65,7 +65,7 @@ export function receiveAll(socket: Socket): Promise<Buffer> {
 
 /**
  * The server that the document describes, one connection of it: what recv() of at most
- * 1,024 bytes gives is sent back, until nothing comes any more; then it closes.
+ * 1,024 bytes gives is sent back, until nothing more comes; then it closes.
  */
 export async function documentedServer(connection: Socket): Promise<void> {
   const arrivals: AsyncIterable<Buffer> = connection.iterator({ destroyOnReturn: false });

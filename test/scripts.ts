@@ -38,7 +38,7 @@ function holds(port: number): Promise<boolean> {
   });
 }
 
-/** What a program left behind when it ended. The status is null where a signal ended it. */
+/** What a program left behind when it ended. The status is null if a signal ended it. */
 export interface Ended {
   status: number | null;
   stdout: string;
@@ -86,7 +86,7 @@ function makeFolder(): string {
   return folder;
 }
 
-/** What runs now, each program the leader of its process group. Where the tests are broken off, it ends with them. */
+/** What runs now, each program the leader of its process group. If the tests are broken off, it ends with them. */
 const running = new Set<ChildProcess>();
 process.on('exit', () => running.forEach(stop));
 for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1));
@@ -148,7 +148,7 @@ export const run = (t: TestContext, commandLine: string[], env?: NodeJS.ProcessE
 
 /**
  * Starts server.ts and waits until it listens. Resolves to the running server and its port,
- * which the system chooses where args name none.
+ * which the system chooses if args name none.
  */
 export async function startServer(t: TestContext, ...args: string[]): Promise<{ server: Running; port: number }> {
   const server = start(t, node('server.ts', ...(args.length > 0 ? args : ['127.0.0.1', '0'])));
@@ -167,7 +167,7 @@ export function scratch(t: TestContext): string {
 export const unshare = (...namespaces: string[]) =>
   ['unshare', ...(process.getuid?.() === 0 ? [] : ['--map-root-user']), ...namespaces];
 
-/** Why the command line can't be run here, in words; false where it can. For the `skip` of a test. */
+/** Why the command line can't be run here, in words; false if it can. For the `skip` of a test. */
 export function cannotRun(...commandLine: string[]): string | false {
   const [command = '', ...args] = commandLine;
   const { error, status, stderr } = spawnSync(command, args, { encoding: 'utf8' });
@@ -185,7 +185,7 @@ export const strace = (call: string, injected: string, commandLine: string[]) =>
 /** Why strace can't be run here, in words; false if it can. For the `skip` of a test. */
 export const noStrace = () => cannotRun('strace', '-f', '--seccomp-bpf', 'true');
 
-/** Why the BSD netcat can't be run here, in words; false where it can: there are others by the name of nc. */
+/** Why the BSD netcat can't be run here, in words; false if it can: there are others by the name of nc. */
 export const noNc = () =>
   cannotRun('sh', '-c', 'nc -h 2>&1 | grep -q OpenBSD') && 'nc is not installed, or not that of OpenBSD';
 
@@ -240,7 +240,7 @@ export function peakMemory({ pid }: { pid?: number | undefined }): number {
 /** Why a program's memory can't be told here, in words; false if it can. For the `skip` of a test. */
 export const noPeakMemory = () => (peakMemory(process) === 0 ? 'there is no /proc that tells the peak memory' : false);
 
-/** Why there is no ::1 here, in words; false where there is. For the `skip` of a test. */
+/** Why there is no ::1 here, in words; false if there is. For the `skip` of a test. */
 export function noIPv6(): string | false {
   const addresses = Object.values(networkInterfaces()).flat().map((network) => network?.address);
   return addresses.includes('::1') ? false : 'the loopback interface has no IPv6 address';
