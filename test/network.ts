@@ -32,6 +32,9 @@ const SETUP = `
 export const inNetwork = (setup: string, commandLine: string[]) =>
   [...ALONE, `${SETUP}${setup}\nexec "$@"`, 'sh', ...commandLine];
 
+/** A line of setup: the system notices soon that an address is nobody's, when it has asked three times by ARP. */
+export const QUICK_ARP = 'echo 50 > /proc/sys/net/ipv4/neigh/scanner/retrans_time_ms\n';
+
 /** A line of setup: an iptables rule of the target for what comes to its ports, such as 80 or 8000:8100. */
 export const rule = (ports: string, target: string, iptables = 'iptables') =>
   `on_target ${iptables} -A INPUT -p tcp --dport ${ports} -j ${target}\n`;
@@ -57,16 +60,25 @@ export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on targ
   cat /run/ready
 `;
 
+/**
+ * The command line, run with the loopback interface alone, of which 54321 is the one port that the system can choose:
+ * TCP connects a socket that tries this port to itself.
+ */
+export const selfConnecting = (commandLine: string[]) => [...unshare('--net'), 'sh', '-ec', `
+  ip link set lo up
+  echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range
+  exec "$@"`, 'sh', ...commandLine];
+
 /** The command line, run without a network: even loopback is down, and no resolver has a socket in /run. */
 export const offline = (commandLine: string[]) =>
   [...unshare('--net', '--mount'), 'sh', '-ec', 'mount -t tmpfs tmpfs /run && exec "$@"', 'sh', ...commandLine];
 
-/** Why there can be no such network here, in words; false where there can. For the `skip` of a test. */
+/** Why there can be no such network here, in words; false if there can. For the `skip` of a test. */
 export const noNetwork = () =>
   cannotRun(...inNetwork(rule('9', 'DROP') + rule('9', 'DROP', 'ip6tables'), ['true']));
 
 /**
- * The command line, run where the name server says nothing: a look-up fails after 12 s (EAI_AGAIN). It runs as the
+ * The command line, run with a silent name server: a look-up fails after 12 s (EAI_AGAIN). It runs as the
  * process that was started, so that it can be sent signals.
  */
 export const withSilentNameServer = (commandLine: string[]) => [...unshare('--net', '--mount'), 'sh', '-ec', `

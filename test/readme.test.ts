@@ -2,10 +2,12 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { cannotRun, LIMIT, noNc, run, start, tsNode } from './scripts';
+import { cannotRun, LIMIT, noNc, run, start, takeTurns, tsNode } from './scripts';
 
 const README = readFileSync('README.md', 'utf8');
 const SCRIPTS = ['portscanner.ts', 'server.ts', 'client.ts'];
+
+takeTurns(); // with the other file whose tests use the documented port
 
 /** The blocks of code of one language, in order. */
 const blocks = (language: string) =>

@@ -1,17 +1,18 @@
 /**
  * The documented text, to the byte, from the documented commands on the documented port.
- * All that uses the fixed port stands here and in readme.test.ts, and no other test runs at the same time.
+ * All that uses the fixed port stands here and in readme.test.ts, which take turns.
  */
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { listen } from './peers';
-import { cannotRun, LIMIT, noIPv6, npx, run, start, unshare } from './scripts';
+import { cannotRun, LIMIT, noIPv6, npx, run, scratch, start, takeTurns, unshare } from './scripts';
 
 const PORT = 54321;
 const SCAN = ['portscanner.ts', '-H', 'localhost', '-p', '54321'] as const;
+
+takeTurns();
 
 /** The documented transcripts of scanner, server and client; wrap() makes the command line of a script. */
 async function asDocumented(t: TestContext, wrap: typeof npx, env: NodeJS.ProcessEnv = {}): Promise<void> {
@@ -65,18 +66,16 @@ if ('typescript' in process.features && process.features.typescript) {
 
 const skip = noIPv6() || cannotRun(...unshare('--mount'), 'mount', '--bind', '/etc/hosts', '/etc/hosts');
 const LOOKUPS = [
-  { where: '/etc/hosts lists ::1 as localhost first', hosts: ['::1', '127.0.0.1'], env: {} },
+  { condition: '/etc/hosts lists ::1 as localhost first', hosts: ['::1', '127.0.0.1'], env: {} },
   {
-    where: 'Node is told to list IPv6 addresses first',
+    condition: 'Node is told to list IPv6 addresses first',
     hosts: ['127.0.0.1', '::1'],
     env: { NODE_OPTIONS: '--dns-result-order=ipv6first' },
   },
 ];
-for (const { where, hosts, env } of LOOKUPS) {
-  test(`the lines are the same where ${where}`, { ...LIMIT, skip }, async (t) => {
-    const folder = mkdtempSync(join(tmpdir(), 'hosts-'));
-    t.after(() => rmSync(folder, { recursive: true }));
-    const file = join(folder, 'hosts');
+for (const { condition, hosts, env } of LOOKUPS) {
+  test(`the lines are the same if ${condition}`, { ...LIMIT, skip }, async (t) => {
+    const file = join(scratch(t), 'hosts');
     writeFileSync(file, hosts.map((address) => `${address} localhost\n`).join(''));
     // In a mount namespace of its own, so that the machine keeps its file.
     const mounted = [...unshare('--mount'), 'sh', '-c', 'mount --bind "$0" /etc/hosts && exec "$@"', file];
