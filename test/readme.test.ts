@@ -130,7 +130,9 @@ function apply(diff: string, folder: string): void {
 function open(t: TestContext, terminal: Terminal, enter: string[], folder: string): Running {
   const typed = terminal.map(({ command }) => `${command}\nstatus=$?; printf '\\0'; (exit $status)\n`).join('');
   const stderr = terminal.some(({ command }) => command.startsWith('tcpdump')) ? '' : 'exec 2>&1\n';
-  return start(t, [...enter, 'sh', '-c', `cd "$0"\n${stderr}${typed}`, folder]);
+  // Our stdout is a socket, of which Node asks the type. strace would show it, but does not on a terminal.
+  const shown = typed.startsWith('strace') ? `{ ${typed}} | cat` : typed;
+  return start(t, [...enter, 'sh', '-c', `cd "$0"\n${stderr}${shown}`, folder]);
 }
 
 /** Resolves when the next terminal may be used: a program that waits for others is ready, any other one has ended. */
