@@ -8,8 +8,8 @@ import {
 } from './network';
 import { accepted, closedPort, documentedServer, listen, preload, receiveAll } from './peers';
 import {
-  cannotRun, type Ended, inState, LIMIT, node, noFullDisk, noIPv6, noNc, noStrace, npx, run, type Running, scratch,
-  start, startServer, strace,
+  cannotRun, type Ended, inState, LIMIT, node, noFullDisk, noIPv6, noNc, noStrace, npx, onFullDisk, reported, run,
+  type Running, scratch, start, startServer, strace,
 } from './scripts';
 
 const client = (port: number, ...message: string[]) => node('client.ts', '127.0.0.1', `${port}`, ...message);
@@ -315,7 +315,7 @@ describe('client.ts', { concurrency: 4 }, () => {
     const port = await listen(t, (connection) => connection.resume().end(bytes));
     const talk = start(t, client(port, `${bytes}.`));
     talk.process.stdout?.pause();
-    await new Promise((resolve) => talk.process.stderr?.once('data', resolve));
+    await reported(talk);
     await setTimeout(300);
     talk.process.stdout?.resume();
     const { status, stdout } = await talk.ended;
@@ -325,7 +325,7 @@ describe('client.ts', { concurrency: 4 }, () => {
 
   test('a disk that is full is an error with its code', { ...LIMIT, skip: noFullDisk() }, async (t) => {
     const port = await listen(t, documentedServer);
-    assert.deepEqual(await run(t, ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...client(port)]), {
+    assert.deepEqual(await run(t, onFullDisk(client(port))), {
       status: 1, stdout: '', stderr: 'client.ts: cannot print (ENOSPC)\n',
     });
   });

@@ -11,7 +11,7 @@ import {
 } from './network';
 import { accepted, closedPort, listen, preload, receiveAll } from './peers';
 import {
-  cannotRun, LIMIT, node, noFullDisk, noIPv6, noStrace, run, scratch, start, strace, unshare,
+  cannotRun, LIMIT, node, noFullDisk, noIPv6, noStrace, onFullDisk, reported, run, scratch, start, strace, unshare,
 } from './scripts';
 
 const scan = (...args: string[]) => node('portscanner.ts', ...args);
@@ -284,7 +284,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     const fault = strace('connect', 'error=EADDRNOTAVAIL:when=5001', scan('-H', '127.0.0.1', '-p', '1-5001'));
     const scanner = start(t, fault);
     scanner.process.stdout?.pause();
-    await new Promise((resolve) => scanner.process.stderr?.once('data', resolve));
+    await reported(scanner);
     scanner.process.stdout?.resume();
     const { status, stdout } = await scanner.ended;
     assert.equal(status, 2);
@@ -507,8 +507,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
   });
 
   test('a full disk ends the scan with status 2 and the code', { ...LIMIT, skip: noFullDisk() }, async (t) => {
-    const full = ['sh', '-c', 'exec "$@" > /dev/full', 'sh'];
-    assert.deepEqual(await run(t, [...full, ...scan('-H', '127.0.0.1', '-p', '1')]), {
+    assert.deepEqual(await run(t, onFullDisk(scan('-H', '127.0.0.1', '-p', '1'))), {
       status: 2, stdout: '', stderr: 'portscanner.ts: cannot print the answers (ENOSPC)\n',
     });
   });

@@ -8,7 +8,7 @@ import { noSilentNameServer, withSilentNameServer } from './network';
 import { closedPort, dial, listen, preload, receiveAll } from './peers';
 import {
   cannotRun, inState, LIMIT, node, noFullDisk, noIPv6, noNc, noPeakMemory, noResetBeforeAccept, noSecondInBacklog,
-  noSecondLoopback, npx, peakMemory, run, type Running, start, startServer, unshare,
+  noSecondLoopback, npx, onFullDisk, peakMemory, reported, run, type Running, start, startServer, unshare,
 } from './scripts';
 
 const RECEIVED = 'Received following data: ';
@@ -55,9 +55,6 @@ async function blockStdout(server: Running, client: Socket): Promise<number> {
   } while (echoed === sent);
   return sent;
 }
-
-/** Resolves to the next text that the server prints on stderr. */
-const reported = ({ process }: Running) => new Promise<string>((resolve) => process.stderr?.once('data', resolve));
 
 /** Resolves to the exit status, even if nobody has read all of stdout. */
 const exited = ({ process }: Running) => new Promise<number | null>((resolve) => process.once('exit', resolve));
@@ -386,7 +383,7 @@ describe('server.ts', { concurrency: 4 }, () => {
   const needsFullDisk = { ...LIMIT, skip: noFullDisk() };
   test('a disk that is full is an error with its code, and the echo goes on', needsFullDisk, async (t) => {
     const port = await closedPort();
-    const server = start(t, ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...node('server.ts', '127.0.0.1', `${port}`)]);
+    const server = start(t, onFullDisk(node('server.ts', '127.0.0.1', `${port}`)));
     const client = await dialLate(t, port);
     const echoed = receiveAll(client);
     client.end('Hello World!');
@@ -394,9 +391,9 @@ describe('server.ts', { concurrency: 4 }, () => {
     assert.deepEqual(await server.ended, { status: 1, stdout: '', stderr: 'server.ts: cannot print (ENOSPC)\n' });
   });
 
-  test('SIGTERM after a fault of stdout ends the server with status 1', LIMIT, async (t) => {
+  test('SIGTERM after a fault of stdout ends the server with status 1', needsFullDisk, async (t) => {
     const port = await closedPort();
-    const server = start(t, ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...node('server.ts', '127.0.0.1', `${port}`)]);
+    const server = start(t, onFullDisk(node('server.ts', '127.0.0.1', `${port}`)));
     assert.equal(await reported(server), 'server.ts: cannot print (ENOSPC)\n');
     await dialLate(t, port);
     server.process.kill('SIGTERM');
