@@ -22,7 +22,7 @@ const PORT = 54321;
 const MESSAGE = 'Hello World!';
 const TIMEOUT = 10; // seconds that each step waits for the server
 
-/** The Python original, call by call. Throws what has failed, in words; what came before is printed all the same. */
+/** The client, step by step. Each comment names a call of Python's socket module. Throws if the conversation fails. */
 async function talk(host: string, port: number, message: Buffer): Promise<void> {
   const server = `${host} port ${port}`; // its name in error messages
   const connection = await connect(host, port, server); // socket(), connect()
@@ -52,12 +52,13 @@ async function connect(host: string, port: number, server: string): Promise<Sock
   await Promise.race([attempted, connected]); // the look-up of the name ends by itself
   await inTime(connected, server);
   // Nobody listens, but the system chose this very port for our end: TCP connects such a socket to itself.
-  if (connection.localPort === connection.remotePort && connection.localAddress === connection.remoteAddress)
+  const { localAddress, localPort, remoteAddress, remotePort } = connection;
+  if (remotePort !== undefined && remotePort === localPort && remoteAddress === localAddress)
     throw new Error(`connection to ${server} failed (ECONNREFUSED): nobody listens, TCP connected it to itself`);
   return connection;
 }
 
-/** Receives as many bytes as were sent. TCP is a stream: they come in any number of pieces. Throws if others come. */
+/** Receives as many bytes as were sent, in any number of pieces: TCP is a stream. Throws if fewer or more come. */
 async function receive(connection: Socket, length: number, server: string): Promise<Buffer> {
   const arrivals = connection.iterator({ destroyOnReturn: false }); // EOF leaves the socket open, for close()
   const pieces: Buffer[] = [];
@@ -84,13 +85,16 @@ async function recv(arrivals: AsyncIterator<Buffer>, server: string): Promise<Bu
   return done ? Buffer.alloc(0) : value;
 }
 
-/** Why the reply ended early. After a suspension Node may take an RST for EOF: then send() fails, even of nothing. */
+/** Why the reply ended early. After a suspension, Node may take an RST for EOF; then even sending nothing fails. */
 function earlyEnd(connection: Socket, received: number, length: number, server: string): Promise<Error> {
   const closed = new Error(`server closed after ${received} of ${length} bytes`);
-  return new Promise((resolve) => connection.write('', (error) => resolve(error ? failure(server, error) : closed)));
+  return new Promise((resolve) => {
+    if (connection.writableLength > 0) return resolve(closed); // it does not even read what we send
+    connection.write('', (error) => resolve(error ? failure(server, error) : closed));
+  });
 }
 
-/** shutdown(), which sends our FIN, then waits for the server's. Silence or an RST will do, but more bytes will not. */
+/** shutdown(), which sends our FIN; then waits for the server's. Silence or an RST is as good; more bytes are not. */
 async function close(connection: Socket, length: number, server: string): Promise<void> {
   connection.end(); // shutdown()
   const more = await recv(connection.iterator({ destroyOnReturn: false }), server).catch(() => Buffer.alloc(0));
@@ -103,7 +107,7 @@ async function close(connection: Socket, length: number, server: string): Promis
 function inTime<T>(step: Promise<T>, server: string): Promise<T> {
   return new Promise((resolve, reject) => {
     const silence = new Error(`nothing came from ${server} for ${TIMEOUT} s`);
-    // After a suspension (Ctrl-Z) the timer is first, even if something has come: let Node look at the socket.
+    // After a suspension (Ctrl-Z) the timer comes first, even if bytes have arrived: let Node look at the socket.
     const timer = setTimeout(() => setImmediate(reject, silence), TIMEOUT * 1000);
     step.then(resolve, reject).finally(() => clearTimeout(timer));
   });
@@ -119,7 +123,7 @@ function excess(length: number): Error {
   return new Error(`server sent more than the ${length} bytes of the message`);
 }
 
-/** Prints the bytes as UTF-8. */
+/** Prints the bytes as UTF-8, with control characters escaped. */
 function printReply(reply: Buffer): void {
   console.log(`Response from server: ${visible(reply.toString())}`);
 }
@@ -154,7 +158,7 @@ function run(args: string[]): void {
   else talk(host, Number(port), Buffer.from(message)).catch(fail);
 }
 
-/** Reports the first failure of stdout, and goes on. EPIPE is none: whoever read it has gone, as head(1) does. */
+/** Reports the first failure of stdout, and goes on. EPIPE is not one: the reader has left, as head(1) does. */
 function watchStdout(): void {
   process.stdout.on('error', () => {}); // without a listener it would end Node
   process.stdout.once('error', ({ code }: NodeJS.ErrnoException) => {
@@ -175,6 +179,6 @@ function fail({ message }: Error): void {
   process.stdout.write('', () => process.exit());
 }
 
-process.on('uncaughtException', fail); // one that a listener throws
+process.on('uncaughtException', fail); // what nobody else caught
 watchStdout();
 run(process.argv.slice(2));

@@ -20,24 +20,26 @@ import { isIP, isIPv6, Socket } from 'node:net';
 import yargs from 'yargs';
 
 const TIMEOUT = 3; // seconds to wait for a port: enough for a second SYN, which the system sends after one
-const LATE = 900; // milliseconds: an answer that took so much longer than others came to a second SYN
-const MOST = 4096; // probes in flight (sent, and not answered yet); each takes about 20 kB of memory
-const FEWEST = 16; // probes in flight, however many packets are lost
-const ROUNDS = 10; // how often a silent port is asked at most
+const LATE = 900; // milliseconds: an answer that took so much longer than the quickest came to a second SYN
+const MOST_IN_FLIGHT = 4096; // probes that are sent and not answered yet; each takes about 20 kB of memory
+const FEWEST_IN_FLIGHT = 16; // even if most packets are lost
+const ROUNDS = 10; // how often a silent port is asked, at most
 const VERSION = '1.0.0'; // that of package.json
 const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]';
 
 type Answer = 'open' | 'closed' | 'filtered';
-type Reply = Answer | 'silent' | NodeJS.ErrnoException; // the error is a fault of this machine, and not an answer
-type Options = { host: string; ports: number[]; timeout: number; openOnly: boolean };
+type Reply = Answer | 'silent' | NodeJS.ErrnoException; // an error is a fault of this machine, and not an answer
+type Ask = (port: number) => Promise<Reply>;
+type Tell = (port: number, answer: Answer) => void;
 
 process.on('uncaughtException', fail); // Node's own status for it is 1, which means here that no port is open
 watchStdout();
-scan(parseArguments(process.argv.slice(2))).catch(fail);
+scan(process.argv.slice(2)).catch(fail);
 
-/** Prints the address of host and the answer of each port, in the order of ports. The timeout is in seconds. */
-async function scan({ host, ports, timeout, openOnly }: Options): Promise<void> {
+/** Prints the address of the host and the answer of each port, in the order given. */
+async function scan(args: string[]): Promise<void> {
   process.exitCode = 2; // until all answers are known
+  const { host, ports, timeout, openOnly } = parseArguments(args);
   const address = await addressOf(host); // gethostbyname()
   console.log(`Connecting to ${address}...`);
 
@@ -45,12 +47,12 @@ async function scan({ host, ports, timeout, openOnly }: Options): Promise<void> 
   const printing = printInOrder(ports, answers, openOnly);
   if (process.stderr.isTTY && ports.length > 1) showProgress(answers, ports.length);
 
-  const ask = (port: number) => probe(address, port, timeout);
-  const record = (port: number, answer: Answer) => {
+  const ask: Ask = (port) => probe(address, port, timeout);
+  const tell: Tell = (port, answer) => {
     answers.set(port, answer);
     printing.next();
   };
-  await askInRounds(ports, startPace(timeout), ask, record);
+  await askInRounds(ports, timeout, ask, tell);
   process.exitCode = [...answers.values()].includes('open') ? 0 : 1;
 }
 
@@ -65,44 +67,44 @@ function* printInOrder(ports: number[], answers: Map<number, Answer>, openOnly: 
 }
 
 /**
- * Asks every port, and records each answer as soon as it is known. Silence means a firewall or a lost packet. So, if
- * packets are being lost, the silent ports are asked again, in rounds, until a round brings no answer at all.
+ * Asks every port, and tells each answer as soon as it is known. Silence means a firewall or a lost packet. As soon as
+ * packets are known to be lost, silent ports are asked again in another round, until a round brings no answer at all.
  */
-async function askInRounds(
-  ports: number[], pace: Pace, ask: (port: number) => Promise<Reply>, record: (port: number, answer: Answer) => void,
-): Promise<void> {
+async function askInRounds(ports: number[], timeout: number, ask: Ask, tell: Tell): Promise<void> {
+  const pace: Pace = { limit: MOST_IN_FLIGHT, quickest: {}, since: 0, answers: 0, late: 0, packetsLost: false };
+  if (timeout <= 1) pace.packetsLost = true; // we can't know, with no time for a second SYN, so suppose it
   let silent = ports;
   for (let round = 1; round <= ROUNDS && silent.length > 0; round++) {
     const asked = silent;
-    silent = await askRound(asked, pace, ask, record);
+    silent = await askOnce(asked, pace, ask, tell);
     if (silent.length === asked.length) break;
   }
-  for (const port of silent) record(port, 'filtered');
+  for (const port of silent) tell(port, 'filtered');
 }
 
 /**
  * Asks each port once, with as many probes in flight as the pace allows. Resolves to the silent ports that are worth
  * another round. If this machine is at fault, waits for the probes in flight, and rejects.
  */
-async function askRound(
-  ports: number[], pace: Pace, ask: (port: number) => Promise<Reply>, record: (port: number, answer: Answer) => void,
-): Promise<number[]> {
+async function askOnce(ports: number[], pace: Pace, ask: Ask, tell: Tell): Promise<number[]> {
   const left = [...ports].reverse(); // pop() takes the last one
   const silent: number[] = [];
   let inFlight = 0;
   let fault: Error | undefined;
   let wakeUp = () => {}; // ends the wait in the loop below
 
-  const askOne = async (port: number) => {
+  const askPort = async (port: number) => {
     inFlight++;
     const sent = performance.now();
     const reply = await ask(port);
     inFlight--;
-    adapt(pace, reply, performance.now() - sent);
+    if (reply === 'open' || reply === 'closed') noteAnswer(pace, reply, performance.now() - sent);
+    adaptLimit(pace);
+
     if (reply === 'silent' && pace.packetsLost) silent.push(port);
-    else if (reply === 'silent') record(port, 'filtered');
-    else if (typeof reply === 'string') record(port, reply);
-    else if (reply.code === 'EMFILE' && inFlight > 0) {
+    else if (reply === 'silent') tell(port, 'filtered');
+    else if (typeof reply === 'string') tell(port, reply);
+    else if (reply.code === 'EMFILE' && inFlight > 0 && !fault) {
       pace.limit = inFlight; // the system allows no more sockets than these
       left.push(port);
     } else {
@@ -117,7 +119,7 @@ async function askRound(
     if (port === undefined) {
       await new Promise<void>((resolve) => { wakeUp = resolve; }); // until a reply comes
     } else {
-      void askOne(port);
+      void askPort(port);
       await new Promise(setImmediate); // so that Node takes the replies that have come
     }
   }
@@ -129,39 +131,38 @@ async function askRound(
 interface Pace {
   limit: number;
   quickest: { open?: number; closed?: number }; // milliseconds; Windows asks a closed port three times
-  second: number; // when the current second began, in milliseconds
-  answers: number; // in the current second
-  late: number; // those of them that came to a second SYN
-  packetsLost: boolean; // whether any answer did
-}
-
-/** The pace at first. A timeout with no time for a second SYN can't show lost packets, so we suppose that some are. */
-function startPace(timeout: number): Pace {
-  return { limit: MOST, quickest: {}, second: performance.now(), answers: 0, late: 0, packetsLost: timeout <= 1 };
+  since: number; // when we began to count answers, in milliseconds
+  answers: number;
+  late: number; // those of the answers that came to a second SYN
+  packetsLost: boolean; // whether there was a late answer at any time
 }
 
 /**
- * Adapts the pace to a reply that took some milliseconds. An answer that is about a second late came to a second SYN:
- * the first one was lost, or the answer to it (RFC 6298, 2.1). Once a second, if more than a quarter of the answers
- * were late, we send more than the network or the host can take, and the limit is halved; if not, it is doubled.
- * (TCP halves at every loss, RFC 5681; here, a few packets lost by chance would then bring the scan to a crawl.)
+ * Counts an answer, which took some milliseconds. If it is about a second late, it came to a second SYN: the first one
+ * or the answer to it was lost (RFC 6298, 2.1). ICMP errors don't count: many hosts send only a few of those a second.
  */
-function adapt(pace: Pace, reply: Reply, took: number): void {
-  if (reply === 'open' || reply === 'closed') { // not an ICMP error: many hosts send only a few of those a second
-    const quickest = Math.min(pace.quickest[reply] ?? took, took);
-    pace.quickest[reply] = quickest;
-    pace.answers++;
-    if (took > quickest + LATE) {
-      pace.late++;
-      pace.packetsLost = true;
-    }
+function noteAnswer(pace: Pace, answer: 'open' | 'closed', elapsed: number): void {
+  const quickest = Math.min(pace.quickest[answer] ?? elapsed, elapsed);
+  pace.quickest[answer] = quickest;
+  pace.answers++;
+  if (elapsed > quickest + LATE) {
+    pace.late++;
+    pace.packetsLost = true;
   }
+}
+
+/**
+ * Once a second, halves the limit if more than a quarter of the answers were late, since we send more than the network
+ * or the host can take; else doubles it. (TCP halves at every loss, RFC 5681. Here, a few packets lost by chance would
+ * then bring the scan to a crawl.)
+ */
+function adaptLimit(pace: Pace): void {
   const now = performance.now();
-  if (now < pace.second + 1000) return;
+  if (now < pace.since + 1000) return;
   const tooFast = pace.late > pace.answers / 4;
-  if (tooFast && pace.limit <= FEWEST) pace.quickest = {}; // we can't be: it is the host that takes a second longer
-  pace.limit = tooFast ? Math.max(pace.limit / 2, FEWEST) : Math.min(pace.limit * 2, MOST);
-  Object.assign(pace, { second: now, answers: 0, late: 0 });
+  if (tooFast && pace.limit <= FEWEST_IN_FLIGHT) pace.quickest = {}; // it is the host that is slow: measure anew
+  pace.limit = tooFast ? Math.max(pace.limit / 2, FEWEST_IN_FLIGHT) : Math.min(pace.limit * 2, MOST_IN_FLIGHT);
+  Object.assign(pace, { since: now, answers: 0, late: 0 });
 }
 
 /**
@@ -184,10 +185,11 @@ function probe(address: string, port: number, timeout: number): Promise<Reply> {
     socket.connect(port, address); // socket(AF_INET, SOCK_STREAM), connect()
     socket.on('connect', () => settle(isSelfConnection(socket) ? 'closed' : 'open'));
 
-    // connect() has sent a SYN, and something other than a SYN-ACK came back.
+    // connect() has sent a SYN, and no SYN-ACK came back.
     socket.on('connectionAttemptFailed', (_address, _port, _family, { code }: NodeJS.ErrnoException) => {
       if (code === 'ECONNREFUSED') settle('closed');
       else if (code === 'ECONNRESET' || code === 'EPIPE') settle('open'); // an RST, but after the handshake
+      else if (code === 'ETIMEDOUT') settle('silent'); // the system gave up before we did
       else if (code !== 'EADDRINUSE') settle('filtered'); // on Windows, that one is a fault, and 'error' follows
     });
 
@@ -205,14 +207,15 @@ function probe(address: string, port: number, timeout: number): Promise<Reply> {
  * the system picks this very port as the local one: the SYN meets itself (simultaneous open, RFC 9293, 3.5).
  */
 function isSelfConnection(socket: Socket): boolean {
-  return socket.localPort === socket.remotePort && socket.localAddress === socket.remoteAddress;
+  const { localAddress, localPort, remoteAddress, remotePort } = socket;
+  return remotePort !== undefined && remotePort === localPort && remoteAddress === localAddress;
 }
 
 /** The IPv4 address of a name; an address stays as it is. Rejects with the code of getaddrinfo(3) if there is none. */
 function addressOf(host: string): Promise<string> {
   return new Promise((resolve, reject) => {
     if (isIP(host)) return resolve(host);
-    // In node:net only connect() looks names up. We leave as soon as it has the address: no SYN is sent to port 1.
+    // The scripts share node:net alone, in which only connect() looks up names. No SYN is sent: we leave before that.
     const socket = new Socket();
     socket.connect({ host, port: 1, family: 4 }); // family 4 is AF_INET
     socket.on('lookup', (error: NodeJS.ErrnoException | null, address) => {
@@ -234,7 +237,7 @@ function showProgress(answers: Map<number, Answer>, total: number): void {
   });
 }
 
-/** Ends the scan if stdout takes no more: its reader is gone, as head(1) is after its lines, or a disk is full. */
+/** Ends the scan if stdout takes no more: its reader has left, as head(1) does after ten lines, or a disk is full. */
 function watchStdout(): void {
   process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
     if (code !== 'EPIPE') console.error(`portscanner.ts: cannot print the answers (${code})`);
@@ -243,10 +246,11 @@ function watchStdout(): void {
   process.stderr.on('error', () => {}); // nobody is left to be told
 }
 
-/** The options of the command line. Throws if they are wrong; ends the program at --help and --version. */
-function parseArguments(args: string[]): Options {
+/** The options of the command line, the timeout in seconds. Throws if they are wrong; ends at --help and --version. */
+function parseArguments(args: string[]): { host: string; ports: number[]; timeout: number; openOnly: boolean } {
+  const detached = args.map((arg) => arg.replace(/^-([Hpt])(?=[^=])/, '-$1=')); // -p80 as -p=80
   const text = { type: 'string', requiresArg: true } as const; // as numbers, 1e3 and 0x50 would be ports
-  const { host, port, timeout, open } = yargs(args.map((arg) => arg.replace(/^-([Hpt])(?=[^=])/, '-$1='))) // -p80
+  const { host, port, timeout, open } = yargs(detached)
     .locale('en') // not the language of LANG
     .usage(USAGE)
     .version(VERSION)

@@ -20,16 +20,16 @@ import { type AddressInfo, createServer, isIPv6, type Server, type Socket } from
 const HOST = 'localhost';
 const PORT = 54321;
 const EVERY_ADDRESS = '0.0.0.0'; // INADDR_ANY, see ip(7)
-const BACKLOG = 1; // connections that may wait for accept(), see listen(2)
+const BACKLOG = 1; // connections that may wait for accept(); Linux lets one more wait, see listen(2)
 const LINE_SIZE = 1024; // the most bytes that one printed line shows, as if recv(1024) had returned them
 
-/** The Python original, call by call. Its last line is in main(), because a signal has it printed too. */
+/** The server, step by step. Each comment names a call of Python's socket module. main() prints the last line. */
 async function serve(host: string, address: string, port: number): Promise<void> {
   const server = await listen(host, address, port); // socket(), bind(), listen()
   console.log(`Server started on ${host}, listening on TCP port ${portOf(server)}`);
   const connection = await accept(server); // accept()
   console.log(`Incoming connection from ${peerOf(connection)}...`);
-  const decoder = new TextDecoder('utf-8', { ignoreBOM: true }); // keeps an incomplete character for the next call
+  const decoder = new TextDecoder('utf-8', { ignoreBOM: true }); // a byte order mark is printed like any character
   for await (const received of receive(connection)) { // recv(), until EOF
     await print(linesOf(received, decoder)); // decode(), print()
     await sendAll(connection, received); // sendall()
@@ -38,21 +38,21 @@ async function serve(host: string, address: string, port: number): Promise<void>
   await close(connection); // shutdown(), close()
 }
 
-/** Serves until the client closes or a signal comes. Whichever is first, the last line is printed once. */
+/** Serves until the client closes or a signal comes. Whichever is first, it prints the last line, once. */
 async function main(host: string, port: number): Promise<void> {
-  const address = await lookUp(host, port);
-  const signal = await Promise.race([serve(host, address, port), signalled()]);
+  const address = await addressOf(host, port);
+  const signal = await Promise.race([serve(host, address, port), untilSignal()]);
   await print('Server is shutting down. Bye!\n');
   if (signal) process.exit(); // which closes the sockets
 }
 
-/** gethostbyname(): the IPv4 address of a name, as AF_INET asks; an address stays as it is. Throws e.g. ENOTFOUND. */
-async function lookUp(host: string, port: number): Promise<string> {
+/** gethostbyname(): the IPv4 address of a name, as AF_INET asks; an address stays as it is. Throws if there is none. */
+async function addressOf(host: string, port: number): Promise<string> {
   const found = await lookup(host, { family: 4 }).catch((error) => { throw cannotListen(host, port, error); });
   return found.address;
 }
 
-/** socket(AF_INET, SOCK_STREAM), bind(), listen(). Throws what they report, e.g. EADDRINUSE, see bind(2). */
+/** socket(AF_INET, SOCK_STREAM), bind(), listen(). Throws if one fails, for instance with EADDRINUSE, see bind(2). */
 function listen(host: string, address: string, port: number): Promise<Server> {
   return new Promise((resolve, reject) => {
     const server = createServer({ allowHalfOpen: true }); // after the client's FIN we still send, then close
@@ -69,7 +69,7 @@ function cannotListen(host: string, port: number, { code }: NodeJS.ErrnoExceptio
   return new Error(`cannot listen on ${host} port ${port} (${code})`);
 }
 
-/** accept(): resolves to a new socket for one client. The one that listens has done its work then, and closes. */
+/** accept(): resolves to a new socket for one client. The listening socket is no longer needed then, and closes. */
 function accept(server: Server): Promise<Socket> {
   return new Promise((resolve) => {
     server.on('connection', (connection) => {
@@ -139,7 +139,7 @@ function peerOf({ remoteAddress, remotePort }: Socket): string {
 }
 
 /** Resolves at SIGINT (Ctrl-C) or SIGTERM (kill). The process then ends within 1 s, even if nobody reads stdout. */
-function signalled(): Promise<string> {
+function untilSignal(): Promise<string> {
   return new Promise((resolve) => {
     const stop = (signal: string) => {
       setTimeout(() => process.exit(), 1000);
@@ -172,7 +172,7 @@ function run(args: string[]): void {
   else main(host || EVERY_ADDRESS, Number(port)).catch(fail);
 }
 
-/** Reports the first failure of stdout; the echo goes on. EPIPE is none: whoever read it has gone, as head(1) does. */
+/** Reports the first failure of stdout; the echo goes on. EPIPE is not one: the reader has left, as head(1) does. */
 function watchStdout(): void {
   process.stdout.on('error', () => {}); // without a listener it would end Node
   process.stdout.once('error', ({ code }: NodeJS.ErrnoException) => {
@@ -193,6 +193,6 @@ function fail({ message }: Error): void {
   process.stdout.write('', () => process.exit());
 }
 
-process.on('uncaughtException', fail); // one that a listener throws
+process.on('uncaughtException', fail); // what nobody else caught
 watchStdout();
 run(process.argv.slice(2));

