@@ -79,7 +79,7 @@ describe('client.ts', { concurrency: 4 }, () => {
     const port = await listen(t, (connection) => {
       let received = '';
       connection.on('data', (data) => {
-        received += data;
+        received += String(data);
         if (received.length === message.length) connection.write(received);
       });
       connection.on('end', () => connection.end());
@@ -331,10 +331,11 @@ describe('client.ts', { concurrency: 4 }, () => {
   });
 
   test('a refused connection is an error with host, port and code', LIMIT, async (t) => {
-    const port = await closedPort();
-    assert.deepEqual(await run(t, client(port)), {
-      status: 1, stdout: '', stderr: `client.ts: connection to 127.0.0.1 port ${port} failed (ECONNREFUSED)\n`,
-    });
+    for (const port of [1, await closedPort()]) {
+      assert.deepEqual(await run(t, client(port)), {
+        status: 1, stdout: '', stderr: `client.ts: connection to 127.0.0.1 port ${port} failed (ECONNREFUSED)\n`,
+      });
+    }
   });
 
   const needsLoopback = { ...LIMIT, skip: cannotRun(...selfConnecting(['true'])) };
@@ -427,6 +428,9 @@ describe('client.ts', { concurrency: 4 }, () => {
     test(`client.ts ${option} prints the usage`, LIMIT, async (t) => {
       const { status, stdout, stderr } = await run(t, node('client.ts', option));
       assert.match(stdout, /^Usage: npx ts-node client\.ts \[host\] \[port\] \[message\]\n/);
+      for (const listed of ['default: localhost', '1 to 65535 (default: 54321)', 'default: Hello World!']) {
+        assert.ok(stdout.includes(listed), listed);
+      }
       assert.deepEqual({ status, stderr }, { status: 0, stderr: '' });
     });
   }

@@ -54,7 +54,7 @@ export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on targ
   mkfifo /run/ready
   ${where === 'here' ? '' : 'on_target '}"${process.execPath}" -e '
     let left = ${ports.length};
-    for (const port of [${ports}]) {
+    for (const port of [${ports.join()}]) {
       net.createServer().listen(port, () => { if (--left === 0) fs.writeFileSync("/run/ready", ""); });
     }' &
   cat /run/ready

@@ -179,7 +179,7 @@ describe('server.ts', { concurrency: 4 }, () => {
     const { server, port } = await startServer(t);
     (await dial(t, port)).end('x'.repeat(5000));
     const lines = receives((await server.ended).stdout);
-    assert.ok(lines.every((line) => line.length <= 1024), `lines of ${lines.map((line) => line.length)} bytes`);
+    assert.ok(lines.every((line) => line.length <= 1024), `lines of ${lines.map((line) => line.length).join()} bytes`);
     assert.equal(lines.join(''), 'x'.repeat(5000));
   });
 
@@ -188,7 +188,7 @@ describe('server.ts', { concurrency: 4 }, () => {
     const client = await dial(t, port);
     for (const message of ['one', 'two', 'three']) {
       client.write(message);
-      const [echo] = await once(client, 'data');
+      const [echo] = await once(client, 'data') as [Buffer];
       assert.equal(String(echo), message);
       await server.printed(new RegExp(`\n${RECEIVED}${message}\n`));
     }
@@ -596,6 +596,9 @@ describe('server.ts', { concurrency: 4 }, () => {
     test(`server.ts ${option} prints the usage`, LIMIT, async (t) => {
       const { status, stdout, stderr } = await run(t, node('server.ts', option));
       assert.match(stdout, /^Usage: npx ts-node server\.ts \[host\] \[port\]\n/);
+      for (const listed of ['default: localhost', '0 to 65535', 'default: 54321']) {
+        assert.ok(stdout.includes(listed), listed);
+      }
       assert.deepEqual({ status, stderr }, { status: 0, stderr: '' });
     });
   }
