@@ -4,7 +4,8 @@ import type { Socket } from 'node:net';
 import { describe, test, type TestContext } from 'node:test';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import {
-  inNetwork, NOBODY, noNetwork, noSilentNameServer, QUICK_ARP, rule, selfConnecting, TARGET, withSilentNameServer,
+  inNetwork, listenAt, NOBODY, noNetwork, noSilentNameServer, QUICK_ARP, rule, selfConnecting, TARGET,
+  withSilentNameServer,
 } from './network';
 import { accepted, closedPort, documentedServer, listen, preload, receiveAll } from './peers';
 import {
@@ -124,6 +125,7 @@ describe('client.ts', { concurrency: 4 }, () => {
 
   const REPLIES: [what: string, reply: string, fault: string][] = [
     ['a reply that ends early', 'Hello', 'server closed after 5 of 12 bytes'],
+    ['a reply of one byte', 'H', 'server closed after 1 of 12 bytes'],
     ['a reply of other bytes', 'Hello world!', 'the reply differs from the message'],
     ['a reply with more after it', 'Hello World! Hello!', 'server sent more than the 12 bytes of the message'],
   ];
@@ -148,6 +150,17 @@ describe('client.ts', { concurrency: 4 }, () => {
     const { status, stderr } = await run(t, client(port, 'x'.repeat(120_000)));
     assert.equal(status, 1);
     assert.match(stderr, /^client\.ts: [^\n]+\n$/);
+  });
+
+  test('a server that closes and reads nothing of a long message is left', needsNetwork, async (t) => {
+    // Sockets that hold little, so that the client cannot send all. The server accepts, and sends its FIN.
+    const setup = `
+      echo 4096 4096 4096 | tee /proc/sys/net/ipv4/tcp_rmem > /proc/sys/net/ipv4/tcp_wmem
+      ${listenAt([80], 'here', '{ allowHalfOpen: true, pauseOnConnect: true }, (connection) => connection.end()')}`;
+    const talk = inNetwork(setup, node('client.ts', '127.0.0.1', '80', 'x'.repeat(120_000)));
+    assert.deepEqual(await run(t, talk), {
+      status: 1, stderr: 'client.ts: server closed after 0 of 120000 bytes\n', stdout: noReply(80),
+    });
   });
 
   test('a reply that differs from the message in bytes, but not in how they look, is noticed', LIMIT, async (t) => {
@@ -331,7 +344,7 @@ describe('client.ts', { concurrency: 4 }, () => {
   });
 
   test('a refused connection is an error with host, port and code', LIMIT, async (t) => {
-    for (const port of [1, await closedPort()]) {
+    for (const port of [1, 65535, await closedPort()]) {
       assert.deepEqual(await run(t, client(port)), {
         status: 1, stdout: '', stderr: `client.ts: connection to 127.0.0.1 port ${port} failed (ECONNREFUSED)\n`,
       });
@@ -346,6 +359,14 @@ describe('client.ts', { concurrency: 4 }, () => {
       stderr: 'client.ts: connection to localhost port 54321 failed (ECONNREFUSED): '
         + 'nobody listens, TCP connected it to itself\n',
     });
+  });
+
+  test('a connection without addresses is none with itself', LIMIT, async (t) => {
+    // The system tells none if the server resets in the moment after connect().
+    const code = `const { prototype } = require('net').Socket;
+      prototype._getsockname = prototype._getpeername = () => ({});`;
+    const port = await listen(t, documentedServer);
+    assert.deepEqual(await run(t, client(port), preload(t, code)), success(port));
   });
 
   test('an unexpected exception is one line on stderr, and ends the client with status 1', LIMIT, async (t) => {

@@ -475,6 +475,13 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     assert.match(stdout, /^Connecting to 127\.0\.0\.1\.\.\.\n.* 22 is .*\n.* 9 is .*\n.* 80 is .*\n$/);
   });
 
+  test('a scan that ends before all answers are known has status 2', LIMIT, async (t) => {
+    const code = "require('net').Socket.prototype.connect = () => {};"; // nothing is left to wait for
+    assert.deepEqual(await run(t, scan('-H', '127.0.0.1', '-p', '1'), preload(t, code)), {
+      status: 2, stdout: results('127.0.0.1'), stderr: '',
+    });
+  });
+
   for (const method of ['connect', 'destroy']) {
     test(`an unexpected exception in ${method}() ends the scan with status 2 and no stack trace`, LIMIT, async (t) => {
       const code = `require('net').Socket.prototype.${method} = () => { throw new TypeError('unexpected'); };`;

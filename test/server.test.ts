@@ -508,8 +508,8 @@ describe('server.ts', { concurrency: 4 }, () => {
   });
 
   test('an address that is not of this machine is an error with host, port and code', LIMIT, async (t) => {
-    assert.deepEqual(await run(t, node('server.ts', '192.0.2.1', '0')), {
-      status: 1, stdout: '', stderr: 'server.ts: cannot listen on 192.0.2.1 port 0 (EADDRNOTAVAIL)\n',
+    assert.deepEqual(await run(t, node('server.ts', '192.0.2.1', '65535')), {
+      status: 1, stdout: '', stderr: 'server.ts: cannot listen on 192.0.2.1 port 65535 (EADDRNOTAVAIL)\n',
     });
   });
 
