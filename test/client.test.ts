@@ -369,12 +369,19 @@ describe('client.ts', { concurrency: 4 }, () => {
     assert.deepEqual(await run(t, client(port), preload(t, code)), success(port));
   });
 
-  test('an unexpected exception is one line on stderr, and ends the client with status 1', LIMIT, async (t) => {
-    const port = await listen(t, documentedServer);
-    const code = 'Buffer.prototype.equals = () => { throw new TypeError("out of order"); }';
-    const { status, stderr } = await run(t, client(port), preload(t, code));
-    assert.deepEqual({ status, stderr }, { status: 1, stderr: 'client.ts: out of order\n' });
-  });
+  const UNEXPECTED: Record<string, string> = {
+    'between two calls': 'Buffer.prototype.equals = () => { throw new TypeError("out of order"); }',
+    'in a callback': `require("net").Socket.prototype.connect = () => setImmediate(() => {
+      throw new TypeError("out of order");
+    });`,
+  };
+  for (const [where, code] of Object.entries(UNEXPECTED)) {
+    test(`an unexpected exception ${where} is one line on stderr, and status 1`, LIMIT, async (t) => {
+      const port = await listen(t, documentedServer);
+      const { status, stderr } = await run(t, client(port), preload(t, code));
+      assert.deepEqual({ status, stderr }, { status: 1, stderr: 'client.ts: out of order\n' });
+    });
+  }
 
   test('a host that cannot be reached is an error with host, port and code', needsNetwork, async (t) => {
     assert.deepEqual(await run(t, inNetwork(QUICK_ARP, node('client.ts', NOBODY, '80'))), {
