@@ -235,6 +235,16 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     });
   }
 
+  for (const answer of ['open', 'closed']) {
+    test(`a silent port is asked again when a port that is ${answer} answered late`, needsNetwork, async (t) => {
+      // Port 81 answers the second SYN, and 82 the third, for which this -t leaves no time.
+      const losses = rule('81', DROP_FIRST) + rule('82', DROP_FIRST).repeat(2);
+      const setup = answer === 'open' ? listenAt([80, 81]) + losses : losses;
+      assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '80-82', '-t', '1.5')))).stdout,
+        results(TARGET, `80 is ${answer}`, `81 is ${answer}`, '82 is closed'));
+    });
+  }
+
   test('a host that answers a port more each time it is asked is asked ten times', needsNetwork, async (t) => {
     const setup = range(1, 12).map((port) => rule(`${port}`, DROP_FIRST).repeat(port)).join('');
     assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '1-13', '-t', '0.3')))).stdout, results(
