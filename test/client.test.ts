@@ -4,12 +4,13 @@ import type { Socket } from 'node:net';
 import { describe, test, type TestContext } from 'node:test';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import {
-  inNetwork, NOBODY, noNetwork, noSilentNameServer, QUICK_ARP, rule, selfConnecting, TARGET, withSilentNameServer,
+  inNetwork, listenAt, NOBODY, noNetwork, noSilentNameServer, QUICK_ARP, rule, selfConnecting, TARGET,
+  withSilentNameServer,
 } from './network';
 import { accepted, closedPort, documentedServer, listen, preload, receiveAll } from './peers';
 import {
-  cannotRun, type Ended, inState, LIMIT, node, noFullDisk, noIPv6, noNc, noStrace, npx, run, type Running, scratch,
-  start, startServer, strace,
+  cannotRun, type Ended, inState, LIMIT, node, noFullDisk, noIPv6, noNc, noStrace, npx, onFullDisk, reported, run,
+  type Running, scratch, start, startServer, strace,
 } from './scripts';
 
 const client = (port: number, ...message: string[]) => node('client.ts', '127.0.0.1', `${port}`, ...message);
@@ -79,7 +80,7 @@ describe('client.ts', { concurrency: 4 }, () => {
     const port = await listen(t, (connection) => {
       let received = '';
       connection.on('data', (data) => {
-        received += data;
+        received += String(data);
         if (received.length === message.length) connection.write(received);
       });
       connection.on('end', () => connection.end());
@@ -124,6 +125,7 @@ describe('client.ts', { concurrency: 4 }, () => {
 
   const REPLIES: [what: string, reply: string, fault: string][] = [
     ['a reply that ends early', 'Hello', 'server closed after 5 of 12 bytes'],
+    ['a reply of one byte', 'H', 'server closed after 1 of 12 bytes'],
     ['a reply of other bytes', 'Hello world!', 'the reply differs from the message'],
     ['a reply with more after it', 'Hello World! Hello!', 'server sent more than the 12 bytes of the message'],
   ];
@@ -148,6 +150,17 @@ describe('client.ts', { concurrency: 4 }, () => {
     const { status, stderr } = await run(t, client(port, 'x'.repeat(120_000)));
     assert.equal(status, 1);
     assert.match(stderr, /^client\.ts: [^\n]+\n$/);
+  });
+
+  test('a server that closes and reads nothing of a long message is left', needsNetwork, async (t) => {
+    // Sockets that hold little, so that the client cannot send all. The server accepts, and sends its FIN.
+    const setup = `
+      echo 4096 4096 4096 | tee /proc/sys/net/ipv4/tcp_rmem > /proc/sys/net/ipv4/tcp_wmem
+      ${listenAt([80], 'here', '{ allowHalfOpen: true, pauseOnConnect: true }, (connection) => connection.end()')}`;
+    const talk = inNetwork(setup, node('client.ts', '127.0.0.1', '80', 'x'.repeat(120_000)));
+    assert.deepEqual(await run(t, talk), {
+      status: 1, stderr: 'client.ts: server closed after 0 of 120000 bytes\n', stdout: noReply(80),
+    });
   });
 
   test('a reply that differs from the message in bytes, but not in how they look, is noticed', LIMIT, async (t) => {
@@ -315,7 +328,7 @@ describe('client.ts', { concurrency: 4 }, () => {
     const port = await listen(t, (connection) => connection.resume().end(bytes));
     const talk = start(t, client(port, `${bytes}.`));
     talk.process.stdout?.pause();
-    await new Promise((resolve) => talk.process.stderr?.once('data', resolve));
+    await reported(talk);
     await setTimeout(300);
     talk.process.stdout?.resume();
     const { status, stdout } = await talk.ended;
@@ -325,16 +338,17 @@ describe('client.ts', { concurrency: 4 }, () => {
 
   test('a disk that is full is an error with its code', { ...LIMIT, skip: noFullDisk() }, async (t) => {
     const port = await listen(t, documentedServer);
-    assert.deepEqual(await run(t, ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...client(port)]), {
+    assert.deepEqual(await run(t, onFullDisk(client(port))), {
       status: 1, stdout: '', stderr: 'client.ts: cannot print (ENOSPC)\n',
     });
   });
 
   test('a refused connection is an error with host, port and code', LIMIT, async (t) => {
-    const port = await closedPort();
-    assert.deepEqual(await run(t, client(port)), {
-      status: 1, stdout: '', stderr: `client.ts: connection to 127.0.0.1 port ${port} failed (ECONNREFUSED)\n`,
-    });
+    for (const port of [1, 65535, await closedPort()]) {
+      assert.deepEqual(await run(t, client(port)), {
+        status: 1, stdout: '', stderr: `client.ts: connection to 127.0.0.1 port ${port} failed (ECONNREFUSED)\n`,
+      });
+    }
   });
 
   const needsLoopback = { ...LIMIT, skip: cannotRun(...selfConnecting(['true'])) };
@@ -347,12 +361,27 @@ describe('client.ts', { concurrency: 4 }, () => {
     });
   });
 
-  test('an unexpected exception is one line on stderr, and ends the client with status 1', LIMIT, async (t) => {
+  test('a connection without addresses is none with itself', LIMIT, async (t) => {
+    // The system tells none if the server resets in the moment after connect().
+    const code = `const { prototype } = require('net').Socket;
+      prototype._getsockname = prototype._getpeername = () => ({});`;
     const port = await listen(t, documentedServer);
-    const code = 'Buffer.prototype.equals = () => { throw new TypeError("out of order"); }';
-    const { status, stderr } = await run(t, client(port), preload(t, code));
-    assert.deepEqual({ status, stderr }, { status: 1, stderr: 'client.ts: out of order\n' });
+    assert.deepEqual(await run(t, client(port), preload(t, code)), success(port));
   });
+
+  const UNEXPECTED: Record<string, string> = {
+    'between two calls': 'Buffer.prototype.equals = () => { throw new TypeError("out of order"); }',
+    'in a callback': `require("net").Socket.prototype.connect = () => setImmediate(() => {
+      throw new TypeError("out of order");
+    });`,
+  };
+  for (const [where, code] of Object.entries(UNEXPECTED)) {
+    test(`an unexpected exception ${where} is one line on stderr, and status 1`, LIMIT, async (t) => {
+      const port = await listen(t, documentedServer);
+      const { status, stderr } = await run(t, client(port), preload(t, code));
+      assert.deepEqual({ status, stderr }, { status: 1, stderr: 'client.ts: out of order\n' });
+    });
+  }
 
   test('a host that cannot be reached is an error with host, port and code', needsNetwork, async (t) => {
     assert.deepEqual(await run(t, inNetwork(QUICK_ARP, node('client.ts', NOBODY, '80'))), {
@@ -427,6 +456,9 @@ describe('client.ts', { concurrency: 4 }, () => {
     test(`client.ts ${option} prints the usage`, LIMIT, async (t) => {
       const { status, stdout, stderr } = await run(t, node('client.ts', option));
       assert.match(stdout, /^Usage: npx ts-node client\.ts \[host\] \[port\] \[message\]\n/);
+      for (const listed of ['default: localhost', '1 to 65535 (default: 54321)', 'default: Hello World!']) {
+        assert.ok(stdout.includes(listed), listed);
+      }
       assert.deepEqual({ status, stderr }, { status: 0, stderr: '' });
     });
   }

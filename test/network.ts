@@ -49,13 +49,13 @@ export const limit = (chain: 'INPUT' | 'OUTPUT', flags: string, perSecond: numbe
 export const lossy = (probability: number) => ['INPUT', 'OUTPUT'].map((chain) =>
   `on_target iptables -A ${chain} -p tcp -m statistic --mode random --probability ${probability} -j DROP\n`).join('');
 
-/** Lines of setup: a listener at each of the ports, on every address of this machine or of the target. */
-export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on target') => `
+/** Lines of setup: a server of Node at each of the ports, on every address of this machine or of the target. */
+export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on target', server = '') => `
   mkfifo /run/ready
   ${where === 'here' ? '' : 'on_target '}"${process.execPath}" -e '
     let left = ${ports.length};
-    for (const port of [${ports}]) {
-      net.createServer().listen(port, () => { if (--left === 0) fs.writeFileSync("/run/ready", ""); });
+    for (const port of [${ports.join()}]) {
+      net.createServer(${server}).listen(port, () => { if (--left === 0) fs.writeFileSync("/run/ready", ""); });
     }' &
   cat /run/ready
 `;

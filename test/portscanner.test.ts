@@ -11,7 +11,7 @@ import {
 } from './network';
 import { accepted, closedPort, listen, preload, receiveAll } from './peers';
 import {
-  cannotRun, LIMIT, node, noFullDisk, noIPv6, noStrace, run, scratch, start, strace, unshare,
+  cannotRun, LIMIT, node, noFullDisk, noIPv6, noStrace, onFullDisk, reported, run, scratch, start, strace, unshare,
 } from './scripts';
 
 const scan = (...args: string[]) => node('portscanner.ts', ...args);
@@ -227,12 +227,23 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     });
   }
 
-  test('if -t leaves no time for a second SYN, a silent port is asked again when others answer', needsNetwork,
-    async (t) => {
+  for (const timeout of ['0.5', '1']) { // with no time for a second SYN
+    test(`if -t is ${timeout}, a silent port is asked again when others answer`, needsNetwork, async (t) => {
       const setup = listenAt([80]) + rule('80', DROP_FIRST);
-      assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '80-81', '-t', '0.5')))).stdout,
+      assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '80-81', '-t', timeout)))).stdout,
         results(TARGET, '80 is open', '81 is closed'));
     });
+  }
+
+  for (const answer of ['open', 'closed']) {
+    test(`a silent port is asked again when a port that is ${answer} answered late`, needsNetwork, async (t) => {
+      // Port 81 answers the second SYN, and 82 the third, for which this -t leaves no time.
+      const losses = rule('81', DROP_FIRST) + rule('82', DROP_FIRST).repeat(2);
+      const setup = answer === 'open' ? listenAt([80, 81]) + losses : losses;
+      assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '80-82', '-t', '1.5')))).stdout,
+        results(TARGET, `80 is ${answer}`, `81 is ${answer}`, '82 is closed'));
+    });
+  }
 
   test('a host that answers a port more each time it is asked is asked ten times', needsNetwork, async (t) => {
     const setup = range(1, 12).map((port) => rule(`${port}`, DROP_FIRST).repeat(port)).join('');
@@ -284,7 +295,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     const fault = strace('connect', 'error=EADDRNOTAVAIL:when=5001', scan('-H', '127.0.0.1', '-p', '1-5001'));
     const scanner = start(t, fault);
     scanner.process.stdout?.pause();
-    await new Promise((resolve) => scanner.process.stderr?.once('data', resolve));
+    await reported(scanner);
     scanner.process.stdout?.resume();
     const { status, stdout } = await scanner.ended;
     assert.equal(status, 2);
@@ -475,6 +486,13 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     assert.match(stdout, /^Connecting to 127\.0\.0\.1\.\.\.\n.* 22 is .*\n.* 9 is .*\n.* 80 is .*\n$/);
   });
 
+  test('a scan that ends before all answers are known has status 2', LIMIT, async (t) => {
+    const code = "require('net').Socket.prototype.connect = () => {};"; // nothing is left to wait for
+    assert.deepEqual(await run(t, scan('-H', '127.0.0.1', '-p', '1'), preload(t, code)), {
+      status: 2, stdout: results('127.0.0.1'), stderr: '',
+    });
+  });
+
   for (const method of ['connect', 'destroy']) {
     test(`an unexpected exception in ${method}() ends the scan with status 2 and no stack trace`, LIMIT, async (t) => {
       const code = `require('net').Socket.prototype.${method} = () => { throw new TypeError('unexpected'); };`;
@@ -507,8 +525,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
   });
 
   test('a full disk ends the scan with status 2 and the code', { ...LIMIT, skip: noFullDisk() }, async (t) => {
-    const full = ['sh', '-c', 'exec "$@" > /dev/full', 'sh'];
-    assert.deepEqual(await run(t, [...full, ...scan('-H', '127.0.0.1', '-p', '1')]), {
+    assert.deepEqual(await run(t, onFullDisk(scan('-H', '127.0.0.1', '-p', '1'))), {
       status: 2, stdout: '', stderr: 'portscanner.ts: cannot print the answers (ENOSPC)\n',
     });
   });

@@ -189,6 +189,13 @@ export const noStrace = () => cannotRun('strace', '-f', '--seccomp-bpf', 'true')
 export const noNc = () =>
   cannotRun('sh', '-c', 'nc -h 2>&1 | grep -q OpenBSD') && 'nc is not installed, or not that of OpenBSD';
 
+/** Resolves to the next text that a program prints on stderr. */
+export const reported = ({ process }: Running) =>
+  new Promise<string>((resolve) => process.stderr?.once('data', resolve));
+
+/** The command line, with a full disk for its stdout. */
+export const onFullDisk = (commandLine: string[]) => ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...commandLine];
+
 /** Why a full disk can't be had here, in words; false if it can. For the `skip` of a test. */
 export const noFullDisk = () => (existsSync('/dev/full') ? false : 'there is no /dev/full');
 

@@ -8,7 +8,7 @@ import { noSilentNameServer, withSilentNameServer } from './network';
 import { closedPort, dial, listen, preload, receiveAll } from './peers';
 import {
   cannotRun, inState, LIMIT, node, noFullDisk, noIPv6, noNc, noPeakMemory, noResetBeforeAccept, noSecondInBacklog,
-  noSecondLoopback, npx, peakMemory, run, type Running, start, startServer, unshare,
+  noSecondLoopback, npx, onFullDisk, peakMemory, reported, run, type Running, start, startServer, unshare,
 } from './scripts';
 
 const RECEIVED = 'Received following data: ';
@@ -55,9 +55,6 @@ async function blockStdout(server: Running, client: Socket): Promise<number> {
   } while (echoed === sent);
   return sent;
 }
-
-/** Resolves to the next text that the server prints on stderr. */
-const reported = ({ process }: Running) => new Promise<string>((resolve) => process.stderr?.once('data', resolve));
 
 /** Resolves to the exit status, even if nobody has read all of stdout. */
 const exited = ({ process }: Running) => new Promise<number | null>((resolve) => process.once('exit', resolve));
@@ -182,7 +179,7 @@ describe('server.ts', { concurrency: 4 }, () => {
     const { server, port } = await startServer(t);
     (await dial(t, port)).end('x'.repeat(5000));
     const lines = receives((await server.ended).stdout);
-    assert.ok(lines.every((line) => line.length <= 1024), `lines of ${lines.map((line) => line.length)} bytes`);
+    assert.ok(lines.every((line) => line.length <= 1024), `lines of ${lines.map((line) => line.length).join()} bytes`);
     assert.equal(lines.join(''), 'x'.repeat(5000));
   });
 
@@ -191,7 +188,7 @@ describe('server.ts', { concurrency: 4 }, () => {
     const client = await dial(t, port);
     for (const message of ['one', 'two', 'three']) {
       client.write(message);
-      const [echo] = await once(client, 'data');
+      const [echo] = await once(client, 'data') as [Buffer];
       assert.equal(String(echo), message);
       await server.printed(new RegExp(`\n${RECEIVED}${message}\n`));
     }
@@ -386,7 +383,7 @@ describe('server.ts', { concurrency: 4 }, () => {
   const needsFullDisk = { ...LIMIT, skip: noFullDisk() };
   test('a disk that is full is an error with its code, and the echo goes on', needsFullDisk, async (t) => {
     const port = await closedPort();
-    const server = start(t, ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...node('server.ts', '127.0.0.1', `${port}`)]);
+    const server = start(t, onFullDisk(node('server.ts', '127.0.0.1', `${port}`)));
     const client = await dialLate(t, port);
     const echoed = receiveAll(client);
     client.end('Hello World!');
@@ -394,9 +391,9 @@ describe('server.ts', { concurrency: 4 }, () => {
     assert.deepEqual(await server.ended, { status: 1, stdout: '', stderr: 'server.ts: cannot print (ENOSPC)\n' });
   });
 
-  test('SIGTERM after a fault of stdout ends the server with status 1', LIMIT, async (t) => {
+  test('SIGTERM after a fault of stdout ends the server with status 1', needsFullDisk, async (t) => {
     const port = await closedPort();
-    const server = start(t, ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...node('server.ts', '127.0.0.1', `${port}`)]);
+    const server = start(t, onFullDisk(node('server.ts', '127.0.0.1', `${port}`)));
     assert.equal(await reported(server), 'server.ts: cannot print (ENOSPC)\n');
     await dialLate(t, port);
     server.process.kill('SIGTERM');
@@ -511,8 +508,8 @@ describe('server.ts', { concurrency: 4 }, () => {
   });
 
   test('an address that is not of this machine is an error with host, port and code', LIMIT, async (t) => {
-    assert.deepEqual(await run(t, node('server.ts', '192.0.2.1', '0')), {
-      status: 1, stdout: '', stderr: 'server.ts: cannot listen on 192.0.2.1 port 0 (EADDRNOTAVAIL)\n',
+    assert.deepEqual(await run(t, node('server.ts', '192.0.2.1', '65535')), {
+      status: 1, stdout: '', stderr: 'server.ts: cannot listen on 192.0.2.1 port 65535 (EADDRNOTAVAIL)\n',
     });
   });
 
@@ -599,6 +596,9 @@ describe('server.ts', { concurrency: 4 }, () => {
     test(`server.ts ${option} prints the usage`, LIMIT, async (t) => {
       const { status, stdout, stderr } = await run(t, node('server.ts', option));
       assert.match(stdout, /^Usage: npx ts-node server\.ts \[host\] \[port\]\n/);
+      for (const listed of ['default: localhost', '0 to 65535', 'default: 54321']) {
+        assert.ok(stdout.includes(listed), listed);
+      }
       assert.deepEqual({ status, stderr }, { status: 0, stderr: '' });
     });
   }
