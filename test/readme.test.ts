@@ -3,10 +3,11 @@ import assert from 'node:assert/strict';
 import { copyFileSync, existsSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
 import { join, resolve } from 'node:path';
-import { test, type TestContext } from 'node:test';
+import { describe, test, type TestContext } from 'node:test';
+import { scripts } from '../package.json';
 import { inNetwork, listenAt, NOBODY, noNetwork, rule, TARGET } from './network';
 import {
-  cannotRun, LIMIT, noFullDisk, noNc, noSecondInBacklog, run, type Running, scratch, start, takeTurns, tsNode,
+  cannotRun, LIMIT, node, noFullDisk, noNc, noSecondInBacklog, run, type Running, scratch, start, takeTurns, tsNode,
   unshare,
 } from './scripts';
 
@@ -158,44 +159,47 @@ async function ready(terminal: Terminal, running: Running, first: Running | unde
   if (output.endsWith('^Z\n')) process.kill(-(running.process.pid ?? 0), 'SIGSTOP');
 }
 
-for (const { terminals, change } of EXAMPLES) {
-  const commands = terminals.flat().map(({ command }) => command);
-  const fillsBacklog = terminals.some(([typed]) => typed?.output.endsWith('^Z\n'));
-  const skip = commands.map(cannotTry).find((reason) => reason) ?? (fillsBacklog && noSecondInBacklog());
-  test(`the README's example prints what it says: ${commands.join(' and ')}`, { ...EXAMPLE_LIMIT, skip }, async (t) => {
-    const folder = change === undefined ? '.' : copyOfProject(t);
-    if (change !== undefined) apply(change, folder);
-    const { enter, leave } = await ownNetwork(t);
-    const opened: Running[] = [];
-    for (const terminal of terminals) {
-      const running = open(t, terminal, enter, folder);
-      opened.push(running);
-      await ready(terminal, running, opened[0]);
-    }
-    for (const [index, terminal] of terminals.entries()) {
-      const running = opened[index];
-      assert.ok(running);
-      const expected = terminal.map(({ output }) => output);
-      if (expected[0]?.endsWith('^Z\n')) {
-        await running.printed(pattern(expected[0].replace('^Z\n', '')));
-        process.kill(-(running.process.pid ?? 0), 'SIGKILL');
-        continue;
+describe("the README's examples", { concurrency: noLoopback ? 1 : 3 }, () => {
+  for (const { terminals, change } of EXAMPLES) {
+    const commands = terminals.flat().map(({ command }) => command);
+    const fillsBacklog = terminals.some(([typed]) => typed?.output.endsWith('^Z\n'));
+    const skip = commands.map(cannotTry).find((reason) => reason) ?? (fillsBacklog && noSecondInBacklog());
+    const title = `the README's example prints what it says: ${commands.join(' and ')}`;
+    test(title, { ...EXAMPLE_LIMIT, skip }, async (t) => {
+      const folder = change === undefined ? '.' : copyOfProject(t);
+      if (change !== undefined) apply(change, folder);
+      const { enter, leave } = await ownNetwork(t);
+      const opened: Running[] = [];
+      for (const terminal of terminals) {
+        const running = open(t, terminal, enter, folder);
+        opened.push(running);
+        await ready(terminal, running, opened[0]);
       }
-      const interrupted = /^([^]*)\^C/.exec(expected[0] ?? '')?.[1];
-      if (interrupted !== undefined) {
-        await running.printed(pattern(interrupted));
-        process.kill(-(running.process.pid ?? 0), 'SIGINT');
+      for (const [index, terminal] of terminals.entries()) {
+        const running = opened[index];
+        assert.ok(running);
+        const expected = terminal.map(({ output }) => output);
+        if (expected[0]?.endsWith('^Z\n')) {
+          await running.printed(pattern(expected[0].replace('^Z\n', '')));
+          process.kill(-(running.process.pid ?? 0), 'SIGKILL');
+          continue;
+        }
+        const interrupted = /^([^]*)\^C/.exec(expected[0] ?? '')?.[1];
+        if (interrupted !== undefined) {
+          await running.printed(pattern(interrupted));
+          process.kill(-(running.process.pid ?? 0), 'SIGINT');
+        }
+        const printed = (await running.ended).stdout.replace(/\0$/, '').split('\0');
+        assert.equal(printed.length, expected.length);
+        for (const [at, output] of expected.entries()) {
+          const lines = (printed[at] ?? '').replace(/\[pid +/g, '[pid '); // strace pads short numbers
+          assert.match(lines.replace(/(?<=.)(?<!\n)$/, '\n'), pattern(output));
+        }
       }
-      const printed = (await running.ended).stdout.replace(/\0$/, '').split('\0');
-      assert.equal(printed.length, expected.length);
-      for (const [at, output] of expected.entries()) {
-        const lines = (printed[at] ?? '').replace(/\[pid +/g, '[pid '); // strace pads short numbers
-        assert.match(lines.replace(/(?<=.)(?<!\n)$/, '\n'), pattern(output));
-      }
-    }
-    await leave();
-  });
-}
+      await leave();
+    });
+  }
+});
 
 test('the README has examples of every script', () => {
   const commands = EXAMPLES.flatMap(({ terminals }) => terminals.flat().map(({ command }) => command));
@@ -348,7 +352,7 @@ const LONG = 'x'.repeat(300); // not a name
 const WRONG = `${'x'.repeat(64)}.test`; // a label of 64 characters is refused before any name server is asked
 const ONE_PORT = 'echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range';
 const FULL = ['sh', '-c', 'exec "$@" > /dev/full', 'sh'];
-const scan = (host: string) => tsNode('portscanner.ts', '-H', host, '-p', '80');
+const scan = (host: string) => node('portscanner.ts', '-H', host, '-p', '80');
 const failing = (fault: string) =>
   ['strace', '-f', '-qq', '-o', '/dev/null', '-e', 'signal=none', '-e', `inject=${fault}`];
 
@@ -369,37 +373,37 @@ const PROVOKED: Record<string, [setup: string, commandLine: string[]]> = {
     ['ip route add prohibit 198.51.100.0/24', scan('198.51.100.1')],
   'portscanner.ts: cannot scan port N of ADDRESS (EPERM)': ['', [...failing('connect:error=EPERM'), ...scan(TARGET)]],
   'portscanner.ts: cannot print the answers (ENOSPC)': ['', [...FULL, ...scan(TARGET)]],
-  'server.ts: cannot listen on HOST port N (EADDRINUSE)': [listenAt([54321], 'here'), tsNode('server.ts')],
+  'server.ts: cannot listen on HOST port N (EADDRINUSE)': [listenAt([54321], 'here'), node('server.ts')],
   'server.ts: cannot listen on HOST port N (EACCES)':
-    ['', ['setpriv', '--bounding-set', '-net_bind_service', '--', ...tsNode('server.ts', 'localhost', '80')]],
-  'server.ts: cannot listen on HOST port N (EADDRNOTAVAIL)': ['', tsNode('server.ts', TARGET)],
-  'server.ts: cannot listen on HOST port N (ENOTFOUND)': ['', tsNode('server.ts', WRONG)],
-  'server.ts: cannot listen on HOST port N (EAI_AGAIN)': ['', tsNode('server.ts', 'example.test')],
-  'server.ts: cannot listen on HOST port N (EINVAL)': ['', tsNode('server.ts', LONG)],
-  'client.ts: connection to HOST port N failed (ECONNREFUSED)': ['', tsNode('client.ts')],
+    ['', ['setpriv', '--bounding-set', '-net_bind_service', '--', ...node('server.ts', 'localhost', '80')]],
+  'server.ts: cannot listen on HOST port N (EADDRNOTAVAIL)': ['', node('server.ts', TARGET)],
+  'server.ts: cannot listen on HOST port N (ENOTFOUND)': ['', node('server.ts', WRONG)],
+  'server.ts: cannot listen on HOST port N (EAI_AGAIN)': ['', node('server.ts', 'example.test')],
+  'server.ts: cannot listen on HOST port N (EINVAL)': ['', node('server.ts', LONG)],
+  'client.ts: connection to HOST port N failed (ECONNREFUSED)': ['', node('client.ts')],
   'client.ts: connection to HOST port N failed (ECONNRESET)':
-    [peer('connection.once("data", () => connection.resetAndDestroy());'), tsNode('client.ts')],
+    [peer('connection.once("data", () => connection.resetAndDestroy());'), node('client.ts')],
   'client.ts: connection to HOST port N failed (EHOSTUNREACH)':
-    ['echo 50 > /proc/sys/net/ipv4/neigh/scanner/retrans_time_ms', tsNode('client.ts', NOBODY)],
-  'client.ts: connection to HOST port N failed (ENETUNREACH)': ['', tsNode('client.ts', '198.51.100.1')],
+    ['echo 50 > /proc/sys/net/ipv4/neigh/scanner/retrans_time_ms', node('client.ts', NOBODY)],
+  'client.ts: connection to HOST port N failed (ENETUNREACH)': ['', node('client.ts', '198.51.100.1')],
   'client.ts: connection to HOST port N failed (EADDRNOTAVAIL)':
-    [`${ONE_PORT}; echo 54321 > /proc/sys/net/ipv4/ip_local_reserved_ports`, tsNode('client.ts', TARGET)],
+    [`${ONE_PORT}; echo 54321 > /proc/sys/net/ipv4/ip_local_reserved_ports`, node('client.ts', TARGET)],
   'client.ts: connection to HOST port N failed (EACCES)':
-    ['ip route add prohibit 198.51.100.0/24', tsNode('client.ts', '198.51.100.1')],
-  'client.ts: connection to HOST port N failed (ENOTFOUND)': ['', tsNode('client.ts', WRONG)],
-  'client.ts: connection to HOST port N failed (EAI_AGAIN)': ['', tsNode('client.ts', 'example.test')],
-  'client.ts: connection to HOST port N failed (EINVAL)': ['', tsNode('client.ts', LONG)],
+    ['ip route add prohibit 198.51.100.0/24', node('client.ts', '198.51.100.1')],
+  'client.ts: connection to HOST port N failed (ENOTFOUND)': ['', node('client.ts', WRONG)],
+  'client.ts: connection to HOST port N failed (EAI_AGAIN)': ['', node('client.ts', 'example.test')],
+  'client.ts: connection to HOST port N failed (EINVAL)': ['', node('client.ts', LONG)],
   'client.ts: connection to HOST port N failed (ECONNREFUSED): nobody listens, TCP connected it to itself':
-    [ONE_PORT, tsNode('client.ts')],
-  'client.ts: nothing came from HOST port N for 10 s': [rule('80', 'DROP'), tsNode('client.ts', TARGET, '80')],
+    [ONE_PORT, node('client.ts')],
+  'client.ts: nothing came from HOST port N for 10 s': [rule('80', 'DROP'), node('client.ts', TARGET, '80')],
   'client.ts: server closed after N of M bytes':
-    [peer('connection.once("data", () => connection.end("Hello"));'), tsNode('client.ts')],
+    [peer('connection.once("data", () => connection.end("Hello"));'), node('client.ts')],
   'client.ts: the reply differs from the message':
-    [peer('connection.once("data", () => connection.end("Hello world!"));'), tsNode('client.ts')],
+    [peer('connection.once("data", () => connection.end("Hello world!"));'), node('client.ts')],
   'client.ts: server sent more than the N bytes of the message':
-    [peer('connection.once("data", () => connection.end("Hello World! Hello!"));'), tsNode('client.ts')],
+    [peer('connection.once("data", () => connection.end("Hello World! Hello!"));'), node('client.ts')],
   'client.ts: cannot print (ENOSPC)':
-    [peer('connection.once("data", (data) => connection.end(data));'), [...FULL, ...tsNode('client.ts')]],
+    [peer('connection.once("data", (data) => connection.end(data));'), [...FULL, ...node('client.ts')]],
 };
 /** The errors that take a peer which breaks off at the right moment: see the exercises, and test/server.test.ts. */
 const NOT_PROVOKED = [
@@ -420,16 +424,18 @@ test('the errors that the README explains are those that the tests know to provo
   assert.deepEqual([...ERRORS].sort(), [...Object.keys(PROVOKED), ...NOT_PROVOKED].sort());
 });
 
-for (const [error, [setup, commandLine]] of Object.entries(PROVOKED)) {
-  const skip = noNetwork() || (error.includes('ENOSPC') && noFullDisk())
-    || (commandLine[0] === 'strace' && cannotRun('strace', '-f', 'true')) || false;
-  test(`the README's error is printed: ${error}`, { ...LIMIT, skip }, async (t) => {
-    const { stderr } = await run(t, inNetwork(setup, commandLine));
-    const escaped = error.replace(/[.()]/g, '\\$&');
-    const printed = escaped.replace(/HOST|ADDRESS/g, '\\S+').replace(/\b[NM]\b/g, '\\d+');
-    assert.match(stderr, new RegExp(`^${printed}\n$`));
-  });
-}
+describe("the README's errors", { concurrency: 4 }, () => {
+  for (const [error, [setup, commandLine]] of Object.entries(PROVOKED)) {
+    const skip = noNetwork() || (error.includes('ENOSPC') && noFullDisk())
+      || (commandLine[0] === 'strace' && cannotRun('strace', '-f', 'true')) || false;
+    test(`the README's error is printed: ${error}`, { ...LIMIT, skip }, async (t) => {
+      const { stderr } = await run(t, inNetwork(setup, commandLine));
+      const escaped = error.replace(/[.()]/g, '\\$&');
+      const printed = escaped.replace(/HOST|ADDRESS/g, '\\S+').replace(/\b[NM]\b/g, '\\d+');
+      assert.match(stderr, new RegExp(`^${printed}\n$`));
+    });
+  }
+});
 
 test('the other errors that the README explains are in the scripts, and have codes that Node knows', () => {
   for (const error of NOT_PROVOKED) {
@@ -455,7 +461,6 @@ test('the functions that the README names are in the scripts', () => {
 });
 
 test('the npm scripts that the README names are there', () => {
-  const { scripts } = require('../package.json');
   const named = [...README.matchAll(/`npm (?:run (\w+)|(test))/g)].map(([, name, test]) => name ?? test ?? '');
   assert.ok(named.length > 0);
   for (const name of named) assert.ok(name in scripts, name);
