@@ -23,14 +23,15 @@ const TIMEOUT = 3; // seconds to wait for a port: enough for a second SYN, which
 const LATE = 900; // milliseconds: an answer that took so much longer than the quickest came to a second SYN
 const MOST_IN_FLIGHT = 4096; // probes that are sent and not answered yet; each takes about 20 kB of memory
 const FEWEST_IN_FLIGHT = 16; // even if most packets are lost
-const ROUNDS = 10; // how often a silent port is asked, at most
+const EMPTY_ROUNDS = 2; // rounds in a row without an answer, until silent ports are taken for filtered
+const MEAGER_ROUNDS = 10; // rounds in which fewer than one port in 20 answers: no host can make a scan endless
 const VERSION = '1.0.0'; // that of package.json
 const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]';
 
 type Answer = 'open' | 'closed' | 'filtered';
-type Reply = Answer | 'silent' | NodeJS.ErrnoException; // an error is a fault of this machine, and not an answer
-type Ask = (port: number) => Promise<Reply>;
-type Tell = (port: number, answer: Answer) => void;
+type Reply = Answer | 'silent';
+type Ask = (port: number) => Promise<Reply | NodeJS.ErrnoException>; // an error is a fault of this machine
+type Tell = (port: number, reply: Reply) => void;
 
 process.on('uncaughtException', fail); // Node's own status for it is 1, which means here that no port is open
 watchStdout();
@@ -43,48 +44,53 @@ async function scan(args: string[]): Promise<void> {
   const address = await addressOf(host); // gethostbyname()
   console.log(`Connecting to ${address}...`);
 
-  const answers = new Map<number, Answer>();
-  const printing = printInOrder(ports, answers, openOnly);
-  if (process.stderr.isTTY && ports.length > 1) showProgress(answers, ports.length);
+  const replies = new Map<number, Reply>();
+  const printing = printInOrder(ports, replies, openOnly);
+  if (process.stderr.isTTY && ports.length > 1) showProgress(replies, ports.length);
 
   const ask: Ask = (port) => probe(address, port, timeout);
-  const tell: Tell = (port, answer) => {
-    answers.set(port, answer);
+  const tell: Tell = (port, reply) => {
+    replies.set(port, reply);
     printing.next();
   };
   await askInRounds(ports, timeout, ask, tell);
-  process.exitCode = [...answers.values()].includes('open') ? 0 : 1;
+  process.exitCode = [...replies.values()].includes('open') ? 0 : 1;
 }
 
 /** Prints the answers in the order of ports. Each next() prints on, up to the first port without an answer. */
-function* printInOrder(ports: number[], answers: Map<number, Answer>, openOnly: boolean): Generator<void, void> {
+function* printInOrder(ports: number[], replies: Map<number, Reply>, openOnly: boolean): Generator<void, void> {
   for (const port of ports) {
-    while (!answers.has(port)) yield;
-    const answer = answers.get(port);
+    while ((replies.get(port) ?? 'silent') === 'silent') yield;
+    const answer = replies.get(port);
     if (answer === 'open') console.log(`[OK] TCP port ${port} is open`);
     else if (!openOnly) console.log(`[FAILED] TCP port ${port} is ${answer}`);
   }
 }
 
 /**
- * Asks every port, and tells each answer as soon as it is known. Silence means a firewall or a lost packet. As soon as
- * packets are known to be lost, silent ports are asked again in another round, until a round brings no answer at all.
+ * Asks every port, and tells each answer as soon as it is known. Silence means a firewall or a lost packet. If packets
+ * are being lost, silent ports are asked again in another round, until rounds bring no answer any more.
  */
 async function askInRounds(ports: number[], timeout: number, ask: Ask, tell: Tell): Promise<void> {
-  const pace: Pace = { limit: MOST_IN_FLIGHT, quickest: {}, since: 0, answers: 0, late: 0, packetsLost: false };
-  if (timeout <= 1) pace.packetsLost = true; // we can't know, with no time for a second SYN, so suppose it
+  const pace: Pace = {
+    limit: MOST_IN_FLIGHT, timeout: timeout * 1000, round: 1, quickest: {}, answered: Infinity, since: 0, answers: 0,
+    late: 0, packetsLost: false,
+  };
   let silent = ports;
-  for (let round = 1; round <= ROUNDS && silent.length > 0; round++) {
+  for (let empty = 0, meager = 0; silent.length > 0 && meager < MEAGER_ROUNDS; pace.round++) {
     const asked = silent;
     silent = await askOnce(asked, pace, ask, tell);
-    if (silent.length === asked.length) break;
+    const answers = asked.length - silent.length;
+    empty = answers === 0 ? empty + 1 : 0;
+    meager += answers < asked.length / 20 ? 1 : 0;
+    if (pace.packetsLost ? empty === EMPTY_ROUNDS : empty > 0 || !isBlind(pace)) break;
   }
   for (const port of silent) tell(port, 'filtered');
 }
 
 /**
- * Asks each port once, with as many probes in flight as the pace allows. Resolves to the silent ports that are worth
- * another round. If this machine is at fault, waits for the probes in flight, and rejects.
+ * Asks each port once, with as many probes in flight as the pace allows. Resolves to the ports whose silence may be a
+ * lost packet. If this machine is at fault, waits for the probes in flight, and rejects.
  */
 async function askOnce(ports: number[], pace: Pace, ask: Ask, tell: Tell): Promise<number[]> {
   const left = [...ports].reverse(); // pop() takes the last one
@@ -101,10 +107,14 @@ async function askOnce(ports: number[], pace: Pace, ask: Ask, tell: Tell): Promi
     if (reply === 'open' || reply === 'closed') noteAnswer(pace, reply, performance.now() - sent);
     adaptLimit(pace);
 
-    if (reply === 'silent' && pace.packetsLost) silent.push(port);
-    else if (reply === 'silent') tell(port, 'filtered');
-    else if (typeof reply === 'string') tell(port, reply);
-    else if (reply.code === 'EMFILE' && inFlight > 0 && !fault) {
+    if (reply === 'silent' && (pace.packetsLost || isBlind(pace) || pace.answered < sent)) {
+      silent.push(port);
+      tell(port, 'silent');
+    } else if (reply === 'silent') {
+      tell(port, 'filtered');
+    } else if (typeof reply === 'string') {
+      tell(port, reply);
+    } else if (reply.code === 'EMFILE' && inFlight > 0 && !fault) {
       pace.limit = inFlight; // the system allows no more sockets than these
       left.push(port);
     } else {
@@ -127,25 +137,35 @@ async function askOnce(ports: number[], pace: Pace, ask: Ask, tell: Tell): Promi
   return silent;
 }
 
-/** How many probes may be in flight, and what we judge that by. */
+/** How many probes may be in flight, and what we judge that by. Times are in milliseconds. */
 interface Pace {
   limit: number;
-  quickest: { open?: number; closed?: number }; // milliseconds; Windows asks a closed port three times
-  since: number; // when we began to count answers, in milliseconds
+  timeout: number;
+  round: number;
+  quickest: { open?: number; closed?: number }; // of the answers; Windows asks a closed port three times
+  answered: number; // when the last answer came
+  since: number; // when we began to count answers
   answers: number;
   late: number; // those of the answers that came to a second SYN
   packetsLost: boolean; // whether there was a late answer at any time
 }
 
+/** Whether an answer to a second SYN, which the system sends after a second, would come after the time-out. */
+function isBlind({ timeout, quickest }: Pace): boolean {
+  return timeout < 1200 + Math.max(quickest.open ?? 0, quickest.closed ?? 0);
+}
+
 /**
  * Counts an answer, which took some milliseconds. If it is about a second late, it came to a second SYN: the first one
- * or the answer to it was lost (RFC 6298, 2.1). ICMP errors don't count: many hosts send only a few of those a second.
+ * or the answer to it was lost (RFC 6298, 2.1). If the timeout leaves no time for one, the second SYN is that of our
+ * second round.
  */
 function noteAnswer(pace: Pace, answer: 'open' | 'closed', elapsed: number): void {
   const quickest = Math.min(pace.quickest[answer] ?? elapsed, elapsed);
   pace.quickest[answer] = quickest;
+  pace.answered = performance.now();
   pace.answers++;
-  if (elapsed > quickest + LATE) {
+  if (elapsed > quickest + LATE || (pace.round > 1 && isBlind(pace))) {
     pace.late++;
     pace.packetsLost = true;
   }
@@ -158,7 +178,7 @@ function noteAnswer(pace: Pace, answer: 'open' | 'closed', elapsed: number): voi
  */
 function adaptLimit(pace: Pace): void {
   const now = performance.now();
-  if (now < pace.since + 1000) return;
+  if (now < pace.since + Math.min(1000, pace.timeout)) return;
   const tooFast = pace.late > pace.answers / 4;
   if (tooFast && pace.limit <= FEWEST_IN_FLIGHT) pace.quickest = {}; // it is the host that is slow: measure anew
   pace.limit = tooFast ? Math.max(pace.limit / 2, FEWEST_IN_FLIGHT) : Math.min(pace.limit * 2, MOST_IN_FLIGHT);
@@ -173,16 +193,17 @@ function adaptLimit(pace: Pace): void {
  * - another ICMP error: filtered, usually by a firewall.
  * - nothing: silent.
  */
-function probe(address: string, port: number, timeout: number): Promise<Reply> {
+function probe(address: string, port: number, timeout: number): ReturnType<Ask> {
   return new Promise((resolve) => {
     const socket = new Socket();
-    const settle = (reply: Reply) => {
+    const settle = (reply: Reply | NodeJS.ErrnoException) => {
       socket.destroy(); // close()
       resolve(reply);
     };
-    // What has arrived when time is up goes first, since this program may have been suspended for longer.
-    socket.setTimeout(timeout * 1000, () => setImmediate(settle, 'silent')); // settimeout()
     socket.connect(port, address); // socket(AF_INET, SOCK_STREAM), connect()
+    // settimeout(), from the SYN on, which Node sends at its next tick. What has arrived when the time is up goes
+    // first, since this program may have been suspended for longer.
+    process.nextTick(() => socket.setTimeout(timeout * 1000, () => setImmediate(settle, 'silent')));
     socket.on('connect', () => settle(isSelfConnection(socket) ? 'closed' : 'open'));
 
     // connect() has sent a SYN, and no SYN-ACK came back.
@@ -226,10 +247,10 @@ function addressOf(host: string): Promise<string> {
   });
 }
 
-/** Shows on the terminal how many ports have an answer. The lines that scan() prints are longer, and cover this one. */
-function showProgress(answers: Map<number, Answer>, total: number): void {
+/** Shows on the terminal how many ports have been asked. The lines of the answers are longer, and cover this one. */
+function showProgress(replies: Map<number, Reply>, total: number): void {
   const erase = () => process.stderr.write('\r\x1b[K');
-  setInterval(() => process.stderr.write(`\x1b[K${answers.size} of ${total} ports\r`), 100).unref();
+  setInterval(() => process.stderr.write(`\x1b[K${replies.size} of ${total} ports\r`), 100).unref();
   process.on('exit', erase);
   process.once('SIGINT', () => { // Ctrl-C
     erase();
@@ -252,6 +273,7 @@ function parseArguments(args: string[]): { host: string; ports: number[]; timeou
   const text = { type: 'string', requiresArg: true } as const; // as numbers, 1e3 and 0x50 would be ports
   const { host, port, timeout, open } = yargs(detached)
     .locale('en') // not the language of LANG
+    .parserConfiguration({ 'dot-notation': false }) // or --open.x would be taken for --open
     .usage(USAGE)
     .version(VERSION)
     .option('host', { ...text, alias: 'H', demandOption: true, coerce: parseHost })
