@@ -271,6 +271,20 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     });
   });
 
+  test('if there is a file descriptor for one probe alone, the ports are asked one by one', needsNetwork, async (t) => {
+    const code = `const { prototype } = require('net').Socket;
+      const { connect } = prototype;
+      let calls = 0;
+      prototype.connect = function (...args) {
+        if (++calls !== 2) return connect.apply(this, args);
+        process.nextTick(() => this.emit('error', Object.assign(new Error(), { code: 'EMFILE' })));
+      };`;
+    const scanner = inNetwork(rule('80', 'DROP'), scanTarget('-p', '80-81', '-t', '0.5'));
+    assert.deepEqual(await run(t, scanner, preload(t, code)), {
+      status: 1, stderr: '', stdout: results(TARGET, '80 is filtered', '81 is closed'),
+    });
+  });
+
   test('if there is no file descriptor at all, the scan ends with status 2 and says so', needsStrace,
     async (t) => {
       const none = strace('socket', 'error=EMFILE:when=5+', scan('-H', '127.0.0.1', '-p', '1-2000', '--open'));
@@ -378,12 +392,12 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
   test('Ctrl-C erases the progress and ends the scan by the signal', needsTerminal, async (t) => {
     const keyboard = join(scratch(t), 'keyboard');
     execFileSync('mkfifo', [keyboard]);
-    const scanner = scanTarget('-p', '80-83', '-t', '3600').map((word) => `'${word}'`).join(' ');
+    const scanner = scanTarget('-p', '80-99', '-t', '3600').map((word) => `'${word}'`).join(' ');
     const shell = `trap : INT; ${scanner}; echo "status $?"`; // it goes on when the keyboard interrupts the scanner
     const terminal = ['sh', '-c', 'exec script -qc "$0" /dev/null < "$1"', shell, keyboard];
     const session = start(t, inNetwork(rule('82', 'DROP'), terminal));
     const typed = createWriteStream(keyboard);
-    await session.printed(/3 of 4 ports/);
+    await session.printed(/19 of 20 ports/); // which is longer than what covers it at last
     typed.write('\x03');
     await session.printed(/status/);
     typed.end();
@@ -500,6 +514,12 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
       assert.deepEqual({ status, stderr }, { status: 2, stderr: 'portscanner.ts: unexpected\n' });
     });
   }
+
+  test('an unexpected exception ends the scan even if a port has not answered', needsNetwork, async (t) => {
+    const code = "require('net').Socket.prototype.destroy = () => { throw new TypeError('unexpected'); };";
+    const scanner = inNetwork(rule('80', 'DROP'), scanTarget('-p', '80-81', '-t', '3600'));
+    assert.equal((await run(t, scanner, preload(t, code))).status, 2);
+  });
 
   for (const option of ['-h', '--help']) {
     test(`portscanner.ts ${option} prints the usage`, LIMIT, async (t) => {
