@@ -73,7 +73,7 @@ function* printInOrder(ports: number[], replies: Map<number, Reply>, openOnly: b
  */
 async function askInRounds(ports: number[], timeout: number, ask: Ask, tell: Tell): Promise<void> {
   const pace: Pace = {
-    limit: MOST_IN_FLIGHT, timeout: timeout * 1000, round: 1, quickest: {}, answered: Infinity, since: 0, answers: 0,
+    limit: MOST_IN_FLIGHT, timeout: timeout * 1000, round: 1, quickest: {}, lastHeard: Infinity, since: 0, answers: 0,
     late: 0, packetsLost: false,
   };
   let silent = ports;
@@ -104,10 +104,10 @@ async function askOnce(ports: number[], pace: Pace, ask: Ask, tell: Tell): Promi
     const sent = performance.now();
     const reply = await ask(port);
     inFlight--;
-    if (reply === 'open' || reply === 'closed') noteAnswer(pace, reply, performance.now() - sent);
+    if (reply === 'open' || reply === 'closed') noteAnswer(pace, reply, sent);
     adaptLimit(pace);
 
-    if (reply === 'silent' && (pace.packetsLost || isBlind(pace) || pace.answered < sent)) {
+    if (reply === 'silent' && (pace.packetsLost || isBlind(pace) || sent > pace.lastHeard)) {
       silent.push(port);
       tell(port, 'silent');
     } else if (reply === 'silent') {
@@ -143,7 +143,7 @@ interface Pace {
   timeout: number;
   round: number;
   quickest: { open?: number; closed?: number }; // of the answers; Windows asks a closed port three times
-  answered: number; // when the last answer came
+  lastHeard: number; // when the last of the ports that answered was asked: what was asked later may be in an outage
   since: number; // when we began to count answers
   answers: number;
   late: number; // those of the answers that came to a second SYN
@@ -156,14 +156,15 @@ function isBlind({ timeout, quickest }: Pace): boolean {
 }
 
 /**
- * Counts an answer, which took some milliseconds. If it is about a second late, it came to a second SYN: the first one
+ * Counts an answer to the SYN of that time. If it is about a second late, it came to a second SYN: the first one
  * or the answer to it was lost (RFC 6298, 2.1). If the timeout leaves no time for one, the second SYN is that of our
  * second round.
  */
-function noteAnswer(pace: Pace, answer: 'open' | 'closed', elapsed: number): void {
+function noteAnswer(pace: Pace, answer: 'open' | 'closed', sent: number): void {
+  const elapsed = performance.now() - sent;
   const quickest = Math.min(pace.quickest[answer] ?? elapsed, elapsed);
   pace.quickest[answer] = quickest;
-  pace.answered = performance.now();
+  pace.lastHeard = pace.lastHeard === Infinity ? sent : Math.max(pace.lastHeard, sent);
   pace.answers++;
   if (elapsed > quickest + LATE || (pace.round > 1 && isBlind(pace))) {
     pace.late++;

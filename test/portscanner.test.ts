@@ -245,18 +245,43 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     });
   }
 
-  test('a host that answers a port more each time it is asked is asked ten times', needsNetwork, async (t) => {
+  test('a host that answers one port more each time it is asked is asked ten times', needsNetwork, async (t) => {
     const setup = range(1, 12).map((port) => rule(`${port}`, DROP_FIRST).repeat(port)).join('');
-    assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '1-13', '-t', '0.3')))).stdout, results(
+    const silent = rule('14:313', 'DROP');
+    assert.equal((await run(t, inNetwork(setup + silent, scanTarget('-p', '1-313', '-t', '0.3')))).stdout, results(
       TARGET, ...range(1, 9).map((port) => `${port} is closed`), '10 is filtered', '11 is filtered', '12 is filtered',
-      '13 is closed',
+      '13 is closed', ...range(14, 313).map((port) => `${port} is filtered`),
     ));
+  });
+
+  test('a scan whose time-out leaves no time for a second SYN slows down, too', needsNetwork, async (t) => {
+    const setup = listenAt(OPEN) + limit('INPUT', 'SYN,ACK SYN', 200);
+    assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '1-1000', '-t', '0.5')))).stdout, ALL_RIGHT);
+  });
+
+  /** A line of setup: an iptables rule of the target that drops the first SYNs to each of the ports. */
+  const dropFirst = (ports: string, count: number) =>
+    `on_target iptables -A INPUT -p tcp --syn --dport ${ports} -m hashlimit --hashlimit-name syn${count} `
+    + `--hashlimit-mode dstport --hashlimit-upto 1/minute --hashlimit-burst ${count} -j DROP\n`;
+
+  test('ports whose time passes during an outage are asked again', needsNetwork, async (t) => {
+    // After 300 ports, nothing arrives for a while: neither of the SYNs to the next 4,096 ports, which are in flight
+    // together, nor the first ones to the last ports.
+    const outage = dropFirst('301:4396', 2) + dropFirst('4397:5000', 1);
+    const { stdout } = await run(t, inNetwork(outage, scanTarget('-p', '1-5000', '-t', '1.5')));
+    assert.equal(stdout, results(TARGET, ...range(1, 5000).map((port) => `${port} is closed`)));
+  });
+
+  test('the time to answer counts from the SYN, even if the scanner was held up before', needsBoth, async (t) => {
+    const heldUp = strace('socket', 'delay_exit=2000000', scanTarget('-p', '80', '-t', '1.5'));
+    const setup = listenAt([80]) + rule('80', DROP_FIRST); // so that the answer takes a second
+    const scanner = ['sh', '-c', '"$@"; exit', 'sh', ...heldUp];
+    assert.equal((await run(t, inNetwork(setup, scanner))).stdout, results(TARGET, '80 is open'));
   });
 
   test('a host that answers each port but the first a second late cannot hold up the scan for long', needsNetwork,
     async (t) => {
-      const firstSyn = '--hashlimit-name first --hashlimit-mode dstport --hashlimit-upto 1/minute --hashlimit-burst 1';
-      const late = `on_target iptables -A INPUT -p tcp --syn --dport 2:65535 -m hashlimit ${firstSyn} -j DROP\n`;
+      const late = dropFirst('2:65535', 1);
       const { stdout } = await run(t, inNetwork(late + listenAt([1, 20_000]), scanTarget('-p', '1-20000', '--open')));
       assert.equal(stdout, results(TARGET, '1 is open', '20000 is open'));
     });
@@ -458,7 +483,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     [['-H', 'a', '-H', 'b', '-p', '80'], `${NO_HOST}["a","b"]`],
     [['-H', '[::1]', '-p', '80'], `${NO_HOST}"[::1]"`],
     [['-H', 'localhost:80', '-p', '80'], `${NO_HOST}"localhost:80"`],
-    [['--host.x', '1', '-p', '80'], `${NO_HOST}{"x":1}`],
+    [['--host.x', '1', '-p', '80'], 'Missing required argument: host'],
     [['--no-host', '-p', '80'], `${NO_HOST}false`],
     ...PORTS.map(([ports, offending]): [string[], string] =>
       [['-H', 'localhost', `-p=${ports}`], `${JSON.stringify(offending)}${NO_PORT}`]),
@@ -473,6 +498,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     [['-H', 'localhost', '-p', '80', '--', '443'], 'unexpected argument "443"; separate ports with commas'],
     [['-H', 'localhost', '-p', '80', '--bogus'], 'Unknown argument: bogus'],
     [['-H', 'localhost', '-p', '80', '--open=xyz'], '--open takes no value'],
+    [['-H', 'localhost', '-p', '80', '--open.x'], 'Unknown argument: open.x'],
     [['-H', 'localhost', '-p', '80', '-t'], 'Not enough arguments following: t'],
   ];
   for (const [args, message] of WRONG) {
