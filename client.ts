@@ -94,7 +94,7 @@ function earlyEnd(connection: Socket, received: number, length: number, server: 
   });
 }
 
-/** shutdown(), which sends our FIN; then waits for the server's. Silence or an RST is as good; more bytes are not. */
+/** shutdown(), which sends our FIN; then waits for the server's. Silence or an RST will do too; more bytes won't. */
 async function close(connection: Socket, length: number, server: string): Promise<void> {
   connection.end(); // shutdown()
   const more = await recv(connection.iterator({ destroyOnReturn: false }), server).catch(() => Buffer.alloc(0));

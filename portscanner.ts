@@ -20,7 +20,7 @@ import { isIP, isIPv6, Socket } from 'node:net';
 import yargs from 'yargs';
 
 const TIMEOUT = 3; // seconds to wait for a port: enough for a second SYN, which the system sends after one
-const LATE = 900; // milliseconds: an answer that took so much longer than the quickest came to a second SYN
+const LATE = 900; // milliseconds: an answer that took this much longer than the quickest must be to a second SYN
 const MOST_IN_FLIGHT = 4096; // probes that are sent and not answered yet; each takes about 20 kB of memory
 const FEWEST_IN_FLIGHT = 16; // even if most packets are lost
 const EMPTY_ROUNDS = 2; // rounds in a row without an answer, until silent ports are taken for filtered
@@ -68,8 +68,8 @@ function* printInOrder(ports: number[], replies: Map<number, Reply>, openOnly: b
 }
 
 /**
- * Asks every port, and tells each answer as soon as it is known. Silence means a firewall or a lost packet. If packets
- * are being lost, silent ports are asked again in another round, until rounds bring no answer any more.
+ * Asks every port, and reports each answer as soon as it is known. Silence means a firewall or a lost packet. If
+ * packets are being lost, silent ports are asked again in another round, until rounds bring no answer any more.
  */
 async function askInRounds(ports: number[], timeout: number, ask: Ask, tell: Tell): Promise<void> {
   const pace: Pace = {
@@ -83,14 +83,15 @@ async function askInRounds(ports: number[], timeout: number, ask: Ask, tell: Tel
     const answers = asked.length - silent.length;
     empty = answers === 0 ? empty + 1 : 0;
     meager += answers < asked.length / 20 ? 1 : 0;
-    if (pace.packetsLost ? empty === EMPTY_ROUNDS : empty > 0 || !isBlind(pace)) break;
+    if (!pace.packetsLost && !isBlind(pace)) break; // nothing is lost: the silent ports are behind a firewall
+    if (empty === (pace.packetsLost ? EMPTY_ROUNDS : 1)) break;
   }
   for (const port of silent) tell(port, 'filtered');
 }
 
 /**
- * Asks each port once, with as many probes in flight as the pace allows. Resolves to the ports whose silence may be a
- * lost packet. If this machine is at fault, waits for the probes in flight, and rejects.
+ * Asks each port once, with as many probes in flight as the pace allows. Resolves to the ports whose silence may be due
+ * to a lost packet. If this machine is at fault, waits for the probes in flight, and rejects.
  */
 async function askOnce(ports: number[], pace: Pace, ask: Ask, tell: Tell): Promise<number[]> {
   const left = [...ports].reverse(); // pop() takes the last one
@@ -146,7 +147,7 @@ interface Pace {
   lastHeard: number; // when the last of the ports that answered was asked: what was asked later may be in an outage
   since: number; // when we began to count answers
   answers: number;
-  late: number; // those of the answers that came to a second SYN
+  late: number; // how many of the answers were to a second SYN
   packetsLost: boolean; // whether there was a late answer at any time
 }
 
@@ -156,9 +157,9 @@ function isBlind({ timeout, quickest }: Pace): boolean {
 }
 
 /**
- * Counts an answer to the SYN of that time. If it is about a second late, it came to a second SYN: the first one
- * or the answer to it was lost (RFC 6298, 2.1). If the timeout leaves no time for one, the second SYN is that of our
- * second round.
+ * Counts an answer to a probe that began at `sent`. If it is about a second late, it answers a second SYN: the first
+ * one or the answer to it was lost (RFC 6298, 2.1). If the time-out leaves no room for one, our second round sends the
+ * second SYN. ICMP errors don't count: many hosts send only a few of those a second.
  */
 function noteAnswer(pace: Pace, answer: 'open' | 'closed', sent: number): void {
   const elapsed = performance.now() - sent;
@@ -207,7 +208,7 @@ function probe(address: string, port: number, timeout: number): ReturnType<Ask> 
     process.nextTick(() => socket.setTimeout(timeout * 1000, () => setImmediate(settle, 'silent')));
     socket.on('connect', () => settle(isSelfConnection(socket) ? 'closed' : 'open'));
 
-    // connect() has sent a SYN, and no SYN-ACK came back.
+    // connect() began, and failed later: usually, no SYN-ACK came back.
     socket.on('connectionAttemptFailed', (_address, _port, _family, { code }: NodeJS.ErrnoException) => {
       if (code === 'ECONNREFUSED') settle('closed');
       else if (code === 'ECONNRESET' || code === 'EPIPE') settle('open'); // an RST, but after the handshake
