@@ -2,12 +2,12 @@
 import assert from 'node:assert/strict';
 import { copyFileSync, existsSync, readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { constants } from 'node:os';
-import { join, resolve } from 'node:path';
+import { basename, join, resolve } from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
 import { scripts } from '../package.json';
 import { inNetwork, listenAt, NOBODY, noNetwork, rule, TARGET } from './network';
 import {
-  cannotRun, LIMIT, node, noFullDisk, noNc, noSecondInBacklog, run, type Running, scratch, start, takeTurns, tsNode,
+  cannotRun, compile, LIMIT, node, noFullDisk, noNc, noSecondInBacklog, run, type Running, scratch, start, takeTurns,
   unshare,
 } from './scripts';
 
@@ -17,8 +17,6 @@ const EXAMPLE_LIMIT = { timeout: 90_000 };
 const SCRIPTS = ['portscanner.ts', 'server.ts', 'client.ts'];
 const sources = (folder = '.') =>
   new Map(SCRIPTS.map((script) => [script, readFileSync(join(folder, script), 'utf8')]));
-
-takeTurns(); // with the other file whose tests use the documented port
 
 /** The blocks of code, in order: the language and the text of each. */
 const BLOCKS = [...README.matchAll(/^```(\w*)\n([^]*?)\n```$/gm)]
@@ -91,6 +89,8 @@ function cannotTry(command: string): string | false {
   return need[1]();
 }
 
+if (noLoopback) takeTurns(); // with the other file whose tests use the documented port
+
 /** Makes a network namespace in which 54321 is free. Resolves to the command line that enters it, and to its end. */
 async function ownNetwork(t: TestContext): Promise<{ enter: string[]; leave: () => Promise<unknown> }> {
   if (noLoopback) return { enter: [], leave: async () => {} };
@@ -132,9 +132,21 @@ function apply(diff: string, folder: string): void {
   for (const { script, text } of patched) writeFileSync(join(folder, script), text);
 }
 
+/**
+ * The command, with a script of the folder that is compiled already if npx would start it: transcripts.test.ts has the
+ * start by npx. Where another program starts npx, such as strace, it remains.
+ */
+const compiled = (command: string, folder: string) => command.replace(/^npx ts-node (\w+)\.ts/, (_, name: string) => {
+  const script = `${name}.ts`;
+  if (folder === '.') return node(script).map((word) => `'${word}'`).join(' ');
+  compile(join(folder, script), join(folder, `${name}.js`));
+  return `'${process.execPath}' ${name}.js`;
+});
+
 /** Starts the commands of a terminal. It prints \0 after each, so that one can tell what each printed. */
 function open(t: TestContext, terminal: Terminal, enter: string[], folder: string): Running {
-  const typed = terminal.map(({ command }) => `${command}\nstatus=$?; printf '\\0'; (exit $status)\n`).join('');
+  const typed = terminal.map(({ command }) =>
+    `${compiled(command, folder)}\nstatus=$?; printf '\\0'; (exit $status)\n`).join('');
   const stderr = terminal.some(({ command }) => command.startsWith('tcpdump')) ? '' : 'exec 2>&1\n';
   // Our stdout is a socket, of which Node asks the type. strace would show it, but does not on a terminal.
   const shown = typed.startsWith('strace') ? `{ ${stderr}${typed}} | cat` : `${stderr}${typed}`;
@@ -227,12 +239,13 @@ const PYTHON = blocks('python');
 const python = (script: 'server' | 'client') =>
   ['python3', '-u', '-c', PYTHON.find((text) => text.startsWith(`# ${script}.py\n`)) ?? ''];
 const PAIRS: [server: string[], client: string[]][] = [
-  [python('server'), tsNode('client.ts')],
-  [tsNode('server.ts'), python('client')],
+  [python('server'), node('client.ts')],
+  [node('server.ts'), python('client')],
   [python('server'), python('client')],
 ];
 for (const [server, client] of PAIRS) {
-  const name = ([program = '', , script = '']: string[]) => (program === 'python3' ? 'the Python original' : script);
+  const name = ([program = '', script = '']: string[]) =>
+    (program === 'python3' ? 'the Python original' : basename(script).replace(/js$/, 'ts'));
   const skip = cannotRun('python3', '--version');
   test(`${name(server)} serves ${name(client)} as the README says`, { ...LIMIT, skip }, async (t) => {
     const { enter, leave } = await ownNetwork(t);
@@ -272,10 +285,10 @@ function socketCalls(log: string): string[] {
 }
 
 const CALLS = 'socket,bind,listen,accept4,connect,getsockopt,read,write,shutdown,close,epoll_pwait';
-const SCAN = tsNode('portscanner.ts', '-H', 'localhost', '-p', '54321');
+const SCAN = node('portscanner.ts', '-H', 'localhost', '-p', '54321');
 const TRACED: [script: string, commands: (traced: string[]) => [string[], string[]]][] = [
-  ['server.ts', (traced) => [[...traced, ...tsNode('server.ts')], tsNode('client.ts')]],
-  ['client.ts', (traced) => [tsNode('server.ts'), [...traced, ...tsNode('client.ts')]]],
+  ['server.ts', (traced) => [[...traced, ...node('server.ts')], node('client.ts')]],
+  ['client.ts', (traced) => [node('server.ts'), [...traced, ...node('client.ts')]]],
   ['portscanner.ts', (traced) => [['echo'], [...traced, ...SCAN]]],
 ];
 for (const [script, commands] of TRACED) {

@@ -71,11 +71,14 @@ let compiledScripts: string | undefined;
 function compiled(script: string): string {
   compiledScripts ??= makeFolder();
   const file = join(compiledScripts, script.replace(/ts$/, 'js'));
-  if (!existsSync(file)) {
-    const compilerOptions = { module: ModuleKind.CommonJS, target: ScriptTarget.ES2023 };
-    writeFileSync(file, transpileModule(readFileSync(script, 'utf8'), { compilerOptions }).outputText);
-  }
+  if (!existsSync(file)) compile(script, file);
   return file;
+}
+
+/** Compiles a script to a file. */
+export function compile(script: string, file: string): void {
+  const compilerOptions = { module: ModuleKind.CommonJS, target: ScriptTarget.ES2023 };
+  writeFileSync(file, transpileModule(readFileSync(script, 'utf8'), { compilerOptions }).outputText);
 }
 
 /** A folder in which the project's packages are found. It is removed when the tests end. */
@@ -167,9 +170,19 @@ export function scratch(t: TestContext): string {
 export const unshare = (...namespaces: string[]) =>
   ['unshare', ...(process.getuid?.() === 0 ? [] : ['--map-root-user']), ...namespaces];
 
-/** Why the command line can't be run here, in words; false if it can. For the `skip` of a test. */
+/** What cannotRun() has found, by the command line. */
+const tried = new Map<string, string | false>();
+
+/** Why the command line can't be run here, in words; false if it can. It is tried once. For the `skip` of a test. */
 export function cannotRun(...commandLine: string[]): string | false {
-  const [command = '', ...args] = commandLine;
+  const key = JSON.stringify(commandLine);
+  const reason = tried.get(key) ?? tryToRun(commandLine);
+  tried.set(key, reason);
+  return reason;
+}
+
+/** Runs the command line. Returns why it failed, in words, or false. */
+function tryToRun([command = '', ...args]: string[]): string | false {
   const { error, status, stderr } = spawnSync(command, args, { encoding: 'utf8' });
   if (error) return `${command} is not installed`;
   const [complaint] = stderr.split('\n'); // BusyBox goes on with its usage

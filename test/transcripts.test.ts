@@ -7,7 +7,7 @@ import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { listen } from './peers';
-import { cannotRun, LIMIT, noIPv6, npx, run, scratch, start, takeTurns, unshare } from './scripts';
+import { cannotRun, LIMIT, node, noIPv6, npx, run, scratch, start, takeTurns, unshare } from './scripts';
 
 const PORT = 54321;
 const SCAN = ['portscanner.ts', '-H', 'localhost', '-p', '54321'] as const;
@@ -81,6 +81,6 @@ for (const { condition, hosts, env } of LOOKUPS) {
     const mounted = [...unshare('--mount'), 'sh', '-c', 'mount --bind "$0" /etc/hosts && exec "$@"', file];
     // Whoever takes the IPv6 address meets this one.
     await listen(t, (connection) => connection.end(), '::1', PORT);
-    await asDocumented(t, (script, ...args) => [...mounted, ...npx(script, ...args)], env);
+    await asDocumented(t, (script, ...args) => [...mounted, ...node(script, ...args)], env);
   });
 }
