@@ -79,10 +79,10 @@ async function receive(connection: Socket, length: number, server: string): Prom
 }
 
 /** recv(): resolves to the bytes that have come, at EOF to none. Throws if the connection breaks or nothing comes. */
-async function recv(arrivals: AsyncIterator<Buffer>, server: string): Promise<Buffer> {
-  const arrival = arrivals.next().catch((error) => { throw failure(server, error); });
-  const { value, done } = await inTime(arrival, server);
-  return done ? Buffer.alloc(0) : value;
+async function recv(arrivals: AsyncIterator<Buffer, undefined>, server: string): Promise<Buffer> {
+  const arrival = arrivals.next().catch((error: NodeJS.ErrnoException) => { throw failure(server, error); });
+  const { value } = await inTime(arrival, server);
+  return value ?? Buffer.alloc(0);
 }
 
 /** Why the reply ended early. After a suspension, Node may take an RST for EOF; then even sending nothing fails. */
@@ -97,7 +97,7 @@ function earlyEnd(connection: Socket, received: number, length: number, server: 
 /** shutdown(), which sends our FIN; then waits for the server's. Silence or an RST will do too; more bytes won't. */
 async function close(connection: Socket, length: number, server: string): Promise<void> {
   connection.end(); // shutdown()
-  const more = await recv(connection.iterator({ destroyOnReturn: false }), server).catch(() => Buffer.alloc(0));
+  const more = await recv(connection.iterator(), server).catch(() => Buffer.alloc(0));
   if (more.length === 0) return;
   printReply(more);
   throw excess(length);

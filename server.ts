@@ -48,8 +48,11 @@ async function main(host: string, port: number): Promise<void> {
 
 /** gethostbyname(): the IPv4 address of a name, as AF_INET asks; an address stays as it is. Throws if there is none. */
 async function addressOf(host: string, port: number): Promise<string> {
-  const found = await lookup(host, { family: 4 }).catch((error) => { throw cannotListen(host, port, error); });
-  return found.address;
+  try {
+    return (await lookup(host, { family: 4 })).address;
+  } catch (error) {
+    throw cannotListen(host, port, error as NodeJS.ErrnoException);
+  }
 }
 
 /** socket(AF_INET, SOCK_STREAM), bind(), listen(). Throws if one fails, for instance with EADDRINUSE, see bind(2). */

@@ -159,7 +159,7 @@ async function ready(terminal: Terminal, running: Running, first: Running | unde
   const output = terminal[0]?.output ?? '';
   if (command.startsWith('tcpdump')) {
     await new Promise<void>((heard) => {
-      running.process.stderr?.on('data', (text) => { if (text.includes('listening')) heard(); });
+      running.process.stderr?.on('data', (text: string) => { if (text.includes('listening')) heard(); });
     });
   } else if (command.startsWith('sleep')) {
     await first?.printed(/Incoming/);
