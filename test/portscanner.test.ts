@@ -200,6 +200,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     ['a host that drops everything', '0.5', rule('1:50', 'DROP'), '1-50', 50],
     ['a host that drops everything', '1.5', rule('1:50', 'DROP'), '1-50', 50],
     ['a network that loses no packet', '1.5', rule('1:50', 'DROP'), '1-100', 100],
+    ['a network that loses no packet, the last ones,', '1.5', rule('51:100', 'DROP'), '1-100', 100],
   ];
   for (const [what, timeout, setup, ports, count] of SILENT) {
     test(`the silent ports of ${what} are asked once if -t is ${timeout}`, needsBoth, async (t) => {
@@ -244,6 +245,19 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
         results(TARGET, `80 is ${answer}`, `81 is ${answer}`, '82 is closed'));
     });
   }
+
+  test('silent ports are asked again until two rounds in a row bring no answer', needsNetwork, async (t) => {
+    const drops: [port: number, count: number][] = [[2, 1], [3, 3], [4, 6]]; // of the SYNs of so many rounds
+    const setup = drops.map(([port, count]) => rule(`${port}`, DROP_FIRST).repeat(count)).join('');
+    assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '1-4', '-t', '0.3')))).stdout,
+      results(TARGET, '1 is closed', '2 is closed', '3 is closed', '4 is filtered'));
+  });
+
+  test('rounds that bring answers go on, however many there are', needsNetwork, async (t) => {
+    const setup = range(1, 12).map((port) => rule(`${port}`, DROP_FIRST).repeat(port)).join('');
+    assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '1-13', '-t', '0.3')))).stdout,
+      results(TARGET, ...range(1, 13).map((port) => `${port} is closed`)));
+  });
 
   test('a host that answers one port more each time it is asked is asked ten times', needsNetwork, async (t) => {
     const setup = range(1, 12).map((port) => rule(`${port}`, DROP_FIRST).repeat(port)).join('');
