@@ -171,9 +171,9 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     });
   });
 
-  /** A command line that has strace write the scanner's calls of connect() to a file. */
-  const traced = (file: string, scanner: string[]) =>
-    ['strace', '-f', '--seccomp-bpf', '-qq', '-o', file, '-e', 'trace=connect', '-e', 'signal=none', ...scanner];
+  /** A command line that has strace write the scanner's calls of connect(), or of another, to a file. */
+  const traced = (file: string, scanner: string[], call = 'connect') =>
+    ['strace', '-f', '--seccomp-bpf', '-qq', '-o', file, '-e', `trace=${call}`, '-e', 'signal=none', ...scanner];
 
   /** How many times connect() has been called for a port, by what strace has written to the file. */
   const connects = (file: string) => existsSync(file) ? readFileSync(file, 'utf8').split('sin_port').length - 1 : 0;
@@ -308,6 +308,14 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
       stderr: '',
       stdout: results(TARGET, ...range(1, 1500).map((port) => `${port} is ${answer(port) ?? 'closed'}`)),
     });
+  });
+
+  test('if file descriptors run out, the scanner waits for a reply before it tries again', needsBoth, async (t) => {
+    const file = join(scratch(t), 'calls');
+    const setup = `${rule('1:100', 'DROP')}\nulimit -n 48\n`;
+    await run(t, inNetwork(setup, traced(file, scanTarget('-p', '1-100', '-t', '0.5'), 'socket')));
+    const failed = readFileSync(file, 'utf8').split('EMFILE').length - 1;
+    assert.ok(failed > 0 && failed < 50, `socket() failed ${failed} times`);
   });
 
   test('if there is a file descriptor for one probe alone, the ports are asked one by one', needsNetwork, async (t) => {
