@@ -245,9 +245,15 @@ export const noResetBeforeAccept = () =>
   )) && 'on this system, accept() does not return a connection that was reset earlier';
 
 /** Resolves when the system says that the program is in the state: S, asleep until something comes; T, stopped. */
-export async function inState({ pid }: ChildProcess, state: 'S' | 'T'): Promise<void> {
-  const ask = existsSync('/proc/self/stat') ? `cut -d " " -f 3 /proc/${pid}/stat` : `ps -o state= -p ${pid}`;
-  while (!spawnSync('sh', ['-c', ask], { encoding: 'utf8' }).stdout.startsWith(state)) await setTimeout(10);
+export async function inState(program: ChildProcess, state: 'S' | 'T'): Promise<void> {
+  while (!stateOf(program).startsWith(state)) await setTimeout(10);
+}
+
+/** The state of a program, as ps(1) shows it. Throws if it has ended. */
+function stateOf({ pid, exitCode, signalCode }: ChildProcess): string {
+  if (exitCode !== null || signalCode !== null) throw new Error('the program has ended');
+  if (existsSync('/proc/self/stat')) return readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1) ?? '';
+  return spawnSync('ps', ['-o', 'state=', '-p', `${pid}`], { encoding: 'utf8' }).stdout;
 }
 
 /** The most memory that a program has held so far, in bytes; 0 when it has ended, or without /proc. */
