@@ -95,6 +95,13 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     });
   });
 
+  test('a port on which the system gives up before the time-out is filtered', needsNetwork, async (t) => {
+    const setup = `echo 1 > /proc/sys/net/ipv4/tcp_syn_retries\n${rule('80', 'DROP')}`; // it gives up after 3 s
+    assert.deepEqual(await run(t, inNetwork(setup, scanTarget('-p', '80', '-t', '3600'))), {
+      status: 1, stderr: '', stdout: results(TARGET, '80 is filtered'),
+    });
+  });
+
   test('lists and ranges are scanned in the order asked, each port once', needsNetwork, async (t) => {
     const setup = listenAt([6, 9]);
     assert.deepEqual(await run(t, inNetwork(setup, scanTarget('-p', '9,7,5-8,6,7'))), {
