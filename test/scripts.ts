@@ -149,12 +149,11 @@ export function start(t: TestContext, commandLine: string[], env: NodeJS.Process
 /** Runs a command line to its end. */
 export const run = (t: TestContext, commandLine: string[], env?: NodeJS.ProcessEnv) => start(t, commandLine, env).ended;
 
-/**
- * Starts server.ts and waits until it listens. Resolves to the running server and its port,
- * which the system chooses if args name none.
- */
-export async function startServer(t: TestContext, ...args: string[]): Promise<{ server: Running; port: number }> {
-  const server = start(t, node('server.ts', ...(args.length > 0 ? args : ['127.0.0.1', '0'])));
+/** Starts server.ts and waits until it listens. Resolves to the running server and its port, which the system chooses. */
+export async function startServer(
+  t: TestContext, host = '127.0.0.1', env: NodeJS.ProcessEnv = {},
+): Promise<{ server: Running; port: number }> {
+  const server = start(t, node('server.ts', host, '0'), env);
   const [, port] = await server.printed(/^Server started on .*, listening on TCP port (\d+)\n/);
   return { server, port: Number(port) };
 }
