@@ -13,7 +13,7 @@ import {
 
 const README = readFileSync('README.md', 'utf8');
 /** An example starts up to six scripts, one after the other. */
-const EXAMPLE_LIMIT = { timeout: 90_000 };
+const EXAMPLE_LIMIT = { timeout: 240_000 };
 const SCRIPTS = ['portscanner.ts', 'server.ts', 'client.ts'];
 const sources = (folder = '.') =>
   new Map(SCRIPTS.map((script) => [script, readFileSync(join(folder, script), 'utf8')]));
@@ -94,7 +94,7 @@ if (noLoopback) takeTurns(); // with the other file whose tests use the document
 /** Makes a network namespace in which 54321 is free. Resolves to the command line that enters it, and to its end. */
 async function ownNetwork(t: TestContext): Promise<{ enter: string[]; leave: () => Promise<unknown> }> {
   if (noLoopback) return { enter: [], leave: async () => {} };
-  const holder = start(t, [...unshare('--net'), 'sh', '-c', 'ip link set lo up && echo $$ && exec sleep 120']);
+  const holder = start(t, [...unshare('--net'), 'sh', '-c', 'ip link set lo up && echo $$ && exec sleep 300']);
   const [pid] = await holder.printed(/^\d+(?=\n)/);
   const user = process.getuid?.() === 0 ? [] : [`--user=/proc/${pid}/ns/user`, '--preserve-credentials'];
   const leave = () => {
