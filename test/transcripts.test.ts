@@ -1,6 +1,6 @@
 /**
  * The documented text, to the byte, from the documented commands on the documented port.
- * All that uses the fixed port stands here and in readme.test.ts, which take turns.
+ * All that uses the fixed port stands here and in readme.test.ts, which take turns if they must share a network.
  */
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
