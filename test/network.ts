@@ -11,16 +11,18 @@ const ALONE = [...unshare('--net', '--mount', '--pid', '--fork', '--mount-proc',
 
 const SETUP = `
   mount -t tmpfs tmpfs /run
-  ip link set lo up
   ip netns add target
-  ip link add scanner type veth peer name target netns target
-  ip address add 192.0.2.1/24 dev scanner
-  ip address add 2001:db8::1/64 dev scanner nodad
-  ip link set scanner up
-  ip -n target address add ${TARGET}/24 dev target
-  ip -n target address add ${TARGET_IPV6}/64 dev target nodad
-  ip -n target link set lo up
-  ip -n target link set target up
+  echo '
+    link set lo up
+    link add scanner type veth peer name target netns target
+    address add 192.0.2.1/24 dev scanner
+    address add 2001:db8::1/64 dev scanner nodad
+    link set scanner up' | ip -batch -
+  echo '
+    address add ${TARGET}/24 dev target
+    address add ${TARGET_IPV6}/64 dev target nodad
+    link set lo up
+    link set target up' | ip -n target -batch -
   until ip link show scanner | grep -q 'state UP' && ip -n target link show target | grep -q 'state UP'; do :; done
   on_target() { ip netns exec target "$@"; }
 `;

@@ -111,18 +111,23 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     });
   });
 
-  /** The target of a rule that drops the first packet alone. */
-  const DROP_FIRST = 'DROP -m statistic --mode nth --every 1000000 --packet 0';
+  /** strace ends when all children of its process have, but a listener of the setup goes on: so it gets its own. */
+  const asChild = (commandLine: string[]) => ['sh', '-c', '"$@"; exit', 'sh', ...commandLine];
+
+  /** A line of setup: an iptables rule of the target that drops the first SYNs to each of the ports. */
+  const dropFirst = (ports: string, count = 1) =>
+    `on_target iptables -A INPUT -p tcp --syn --dport ${ports} -m hashlimit --hashlimit-name syn${ports}-${count} `
+    + `--hashlimit-mode dstport --hashlimit-upto 1/hour --hashlimit-burst ${count} -j DROP\n`;
 
   test('a port has as long to answer as -t says', needsNetwork, async (t) => {
     // The answer comes to the third SYN, after 3 s.
-    const setup = listenAt([80]) + rule('80', DROP_FIRST).repeat(2);
+    const setup = listenAt([80]) + dropFirst('80', 2);
     assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '80', '-t', '1.5')))).stdout,
       results(TARGET, '80 is filtered'));
   });
 
   test('a port whose first SYN is lost has by default the time to answer the next one', needsNetwork, async (t) => {
-    const setup = listenAt([80]) + rule('80', DROP_FIRST);
+    const setup = listenAt([80]) + dropFirst('80');
     assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '80')))).stdout, results(TARGET, '80 is open'));
   });
 
@@ -130,7 +135,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     const file = join(scratch(t), 'output');
     writeFileSync(file, '');
     // The line of port 1 takes 2 s to be written. Meanwhile, port 2000 answers the second SYN, and its time runs out.
-    const setup = listenAt([2000]) + rule('2000', DROP_FIRST);
+    const setup = listenAt([2000]) + dropFirst('2000');
     const scanner = scanTarget('-p', '1,2000', '-t', '1.5');
     const slow = strace('write', 'delay_exit=2000000:when=2', ['-P', file, ...scanner]);
     await run(t, inNetwork(setup, ['sh', '-c', '"$@" > "$0"; exit', file, ...slow]));
@@ -179,8 +184,8 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
   });
 
   /** A command line that has strace write the scanner's calls of connect(), or of another, to a file. */
-  const traced = (file: string, scanner: string[], call = 'connect') =>
-    ['strace', '-f', '--seccomp-bpf', '-qq', '-o', file, '-e', `trace=${call}`, '-e', 'signal=none', ...scanner];
+  const traced = (file: string, scanner: string[], call = 'connect') => asChild(
+    ['strace', '-f', '--seccomp-bpf', '-qq', '-o', file, '-e', `trace=${call}`, '-e', 'signal=none', ...scanner]);
 
   /** How many times connect() has been called for a port, by what strace has written to the file. */
   const connects = (file: string) => existsSync(file) ? readFileSync(file, 'utf8').split('sin_port').length - 1 : 0;
@@ -203,14 +208,17 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     assert.equal(connects(file), 4096);
   });
 
-  const SILENT: [what: string, timeout: string, setup: string, ports: string, count: number][] = [
-    ['a host that drops everything', '0.5', rule('1:50', 'DROP'), '1-50', 50],
-    ['a host that drops everything', '1.5', rule('1:50', 'DROP'), '1-50', 50],
-    ['a network that loses no packet', '1.5', rule('1:50', 'DROP'), '1-100', 100],
-    ['a network that loses no packet, the last ones,', '1.5', rule('51:100', 'DROP'), '1-100', 100],
+  const SILENT: [what: string, timeout: string, times: string, setup: string, ports: string, count: number][] = [
+    ['a host that drops everything', '0.5', 'once', rule('1:50', 'DROP'), '1-50', 50],
+    ['a host that drops everything', '1.5', 'once', rule('1:50', 'DROP'), '1-50', 50],
+    ['a network that loses no packet', '1.5', 'once', rule('1:50', 'DROP'), '1-100', 100],
+    ['a network that loses no packet, the last ones,', '1.5', 'once', rule('51:100', 'DROP'), '1-100', 100],
+    ['a network that loses no packet', '0.5', 'twice', rule('1:50', 'DROP'), '1-100', 150],
+    ['a host whose closed ports answer a second later than the open one', '3', 'once',
+      listenAt([100]) + dropFirst('51:99') + rule('1:50', 'DROP'), '1-100', 100],
   ];
-  for (const [what, timeout, setup, ports, count] of SILENT) {
-    test(`the silent ports of ${what} are asked once if -t is ${timeout}`, needsBoth, async (t) => {
+  for (const [what, timeout, times, setup, ports, count] of SILENT) {
+    test(`the silent ports of ${what} are asked ${times} if -t is ${timeout}`, needsBoth, async (t) => {
       const file = join(scratch(t), 'calls');
       await run(t, inNetwork(setup, traced(file, scanTarget('-p', ports, '-t', timeout))));
       assert.equal(connects(file), count);
@@ -237,7 +245,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
 
   for (const timeout of ['0.5', '1']) { // with no time for a second SYN
     test(`if -t is ${timeout}, a silent port is asked again when others answer`, needsNetwork, async (t) => {
-      const setup = listenAt([80]) + rule('80', DROP_FIRST);
+      const setup = listenAt([80]) + dropFirst('80');
       assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '80-81', '-t', timeout)))).stdout,
         results(TARGET, '80 is open', '81 is closed'));
     });
@@ -247,7 +255,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     test(`a silent port is asked again when a port that is ${answer} answered late`, needsNetwork, async (t) => {
       // Of the first 80 ports, at least one answers quickly, even if the scanner is short of time. Port 81 answers the
       // second SYN, and 82 the third, for which this -t leaves no time.
-      const losses = rule('81', DROP_FIRST) + rule('82', DROP_FIRST).repeat(2);
+      const losses = dropFirst('81') + dropFirst('82', 2);
       const setup = answer === 'open' ? listenAt(range(1, 81)) + losses : losses;
       assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '1-82', '-t', '1.5')))).stdout,
         results(TARGET, ...range(1, 81).map((port) => `${port} is ${answer}`), '82 is closed'));
@@ -256,19 +264,19 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
 
   test('silent ports are asked again until two rounds in a row bring no answer', needsNetwork, async (t) => {
     const drops: [port: number, count: number][] = [[2, 1], [3, 3], [4, 6]]; // of the SYNs of so many rounds
-    const setup = drops.map(([port, count]) => rule(`${port}`, DROP_FIRST).repeat(count)).join('');
+    const setup = drops.map(([port, count]) => dropFirst(`${port}`, count)).join('');
     assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '1-4', '-t', '0.3')))).stdout,
       results(TARGET, '1 is closed', '2 is closed', '3 is closed', '4 is filtered'));
   });
 
   test('rounds that bring answers go on, however many there are', needsNetwork, async (t) => {
-    const setup = range(1, 12).map((port) => rule(`${port}`, DROP_FIRST).repeat(port)).join('');
+    const setup = range(1, 12).map((port) => dropFirst(`${port}`, port)).join('');
     assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '1-13', '-t', '0.3')))).stdout,
       results(TARGET, ...range(1, 13).map((port) => `${port} is closed`)));
   });
 
   test('a host that answers one port more each time it is asked is asked ten times', needsNetwork, async (t) => {
-    const setup = range(1, 12).map((port) => rule(`${port}`, DROP_FIRST).repeat(port)).join('');
+    const setup = range(1, 12).map((port) => dropFirst(`${port}`, port)).join('');
     const silent = rule('14:313', 'DROP');
     assert.equal((await run(t, inNetwork(setup + silent, scanTarget('-p', '1-313', '-t', '0.3')))).stdout, results(
       TARGET, ...range(1, 9).map((port) => `${port} is closed`), '10 is filtered', '11 is filtered', '12 is filtered',
@@ -283,11 +291,6 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
       results(TARGET, ...range(1, 300).map((port) => `${port} is closed`)));
   });
 
-  /** A line of setup: an iptables rule of the target that drops the first SYNs to each of the ports. */
-  const dropFirst = (ports: string, count: number) =>
-    `on_target iptables -A INPUT -p tcp --syn --dport ${ports} -m hashlimit --hashlimit-name syn${count} `
-    + `--hashlimit-mode dstport --hashlimit-upto 1/minute --hashlimit-burst ${count} -j DROP\n`;
-
   test('ports whose time passes during an outage are asked again', needsNetwork, async (t) => {
     // After 300 ports, nothing arrives for a while: neither of the SYNs to the next 4,096 ports, which are in flight
     // together, nor the first ones to the last ports.
@@ -298,16 +301,32 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
 
   test('the time to answer counts from the SYN, even if the scanner was held up before', needsBoth, async (t) => {
     const heldUp = strace('socket', 'delay_exit=2000000', scanTarget('-p', '80', '-t', '1.5'));
-    const setup = listenAt([80]) + rule('80', DROP_FIRST); // so that the answer takes a second
-    const scanner = ['sh', '-c', '"$@"; exit', 'sh', ...heldUp];
-    assert.equal((await run(t, inNetwork(setup, scanner))).stdout, results(TARGET, '80 is open'));
+    const setup = listenAt([80]) + dropFirst('80'); // so that the answer takes a second
+    assert.equal((await run(t, inNetwork(setup, asChild(heldUp)))).stdout, results(TARGET, '80 is open'));
   });
 
-  test('a host that answers each port but the first a second late cannot hold up the scan for long', needsNetwork,
+  test('if answers take so long that -t leaves no time for a second SYN, a silent port is asked again', needsNetwork,
     async (t) => {
-      const late = dropFirst('2:65535', 1);
-      const { stdout } = await run(t, inNetwork(late + listenAt([1, 20_000]), scanTarget('-p', '1-20000', '--open')));
-      assert.equal(stdout, results(TARGET, '1 is open', '20000 is open'));
+      const setup = dropFirst('1:9') + dropFirst('10', 2) + dropFirst('11:20'); // answers take a second, or three
+      assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '1-20', '-t', '2')))).stdout,
+        results(TARGET, ...range(1, 20).map((port) => `${port} is closed`)));
+    });
+
+  test('few probes are in flight as long as answers come late, but many if the host is just slow', needsBoth,
+    async (t) => {
+      const file = join(scratch(t), 'calls');
+      // Ports from 81 on answer after a second, and no more than about 60 probes can be in flight.
+      const setup = `${dropFirst('81:500')}\nulimit -n 80\n`;
+      await run(t, inNetwork(setup, traced(file, scanTarget('-p', '1-500'), 'connect,close')));
+      const sockets = new Set<string>();
+      const inFlight: number[] = []; // at each connect()
+      for (const [, call, socket = ''] of readFileSync(file, 'utf8').matchAll(/(connect|close)\((\d+)/g)) {
+        if (call === 'close') sockets.delete(socket);
+        else inFlight.push(sockets.add(socket).size);
+      }
+      const full = inFlight.findIndex((count) => count > 50);
+      const slow = inFlight.findIndex((_, at) => at > full && inFlight.slice(at, at + 20).every((count) => count <= 16));
+      assert.ok(full >= 0 && slow > full && inFlight.slice(slow).some((count) => count > 50), `${inFlight}`);
     });
 
   test('if file descriptors run out, fewer probes are in flight and every answer is right', needsNetwork, async (t) => {

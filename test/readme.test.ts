@@ -136,12 +136,13 @@ function apply(diff: string, folder: string): void {
  * The command, with a script of the folder that is compiled already if npx would start it: transcripts.test.ts has the
  * start by npx. Where another program starts npx, such as strace, it remains.
  */
-const compiled = (command: string, folder: string) => command.replace(/^npx ts-node (\w+)\.ts/, (_, name: string) => {
-  const script = `${name}.ts`;
-  if (folder === '.') return node(script).map((word) => `'${word}'`).join(' ');
-  compile(join(folder, script), join(folder, `${name}.js`));
-  return `'${process.execPath}' ${name}.js`;
-});
+const compiled = (command: string, folder: string) =>
+  command.replace(/(?<=^|ulimit -n \d+; )npx ts-node (\w+)\.ts/, (_, name: string) => {
+    const script = `${name}.ts`;
+    if (folder === '.') return node(script).map((word) => `'${word}'`).join(' ');
+    compile(join(folder, script), join(folder, `${name}.js`));
+    return `'${process.execPath}' ${name}.js`;
+  });
 
 /** Starts the commands of a terminal. It prints \0 after each, so that one can tell what each printed. */
 function open(t: TestContext, terminal: Terminal, enter: string[], folder: string): Running {
