@@ -312,22 +312,34 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
         results(TARGET, ...range(1, 20).map((port) => `${port} is closed`)));
     });
 
+  /** How many sockets are open at each connect() of a scan in the network made by setup, with few file descriptors. */
+  async function inFlight(t: TestContext, setup: string, ports: string, descriptors: number): Promise<number[]> {
+    const file = join(scratch(t), 'calls');
+    const scanner = traced(file, scanTarget('-p', ports), 'connect,close');
+    await run(t, inNetwork(`${setup}\nulimit -n ${descriptors}\n`, scanner));
+    const open = new Set<string>();
+    const counts: number[] = [];
+    for (const [, call, socket = ''] of readFileSync(file, 'utf8').matchAll(/(connect|close)\((\d+)/g)) {
+      if (call === 'close') open.delete(socket);
+      else counts.push(open.add(socket).size);
+    }
+    return counts;
+  }
+
   test('few probes are in flight as long as answers come late, but many if the host is just slow', needsBoth,
     async (t) => {
-      const file = join(scratch(t), 'calls');
       // Ports from 81 on answer after a second, and no more than about 60 probes can be in flight.
-      const setup = `${dropFirst('81:600')}\nulimit -n 80\n`;
-      await run(t, inNetwork(setup, traced(file, scanTarget('-p', '1-600'), 'connect,close')));
-      const sockets = new Set<string>();
-      const inFlight: number[] = []; // at each connect()
-      for (const [, call, socket = ''] of readFileSync(file, 'utf8').matchAll(/(connect|close)\((\d+)/g)) {
-        if (call === 'close') sockets.delete(socket);
-        else inFlight.push(sockets.add(socket).size);
-      }
-      const full = inFlight.findIndex((count) => count > 50);
-      const slow = inFlight.findIndex((_, at) => at > full && inFlight.slice(at, at + 20).every((count) => count <= 16));
-      assert.ok(full >= 0 && slow > full && inFlight.slice(slow).some((count) => count > 50), `${inFlight}`);
+      const counts = await inFlight(t, dropFirst('81:600'), '1-600', 80);
+      const full = counts.findIndex((count) => count > 50);
+      const slow = counts.findIndex((_, at) => at > full && counts.slice(at, at + 20).every((count) => count <= 16));
+      assert.ok(full >= 0 && slow > full && counts.slice(slow).some((count) => count > 50), `${counts}`);
     });
+
+  test('if one SYN in eight is lost, many probes are in flight all the same', needsBoth, async (t) => {
+    const setup = 'on_target iptables -A INPUT -p tcp --syn -m statistic --mode nth --every 8 --packet 0 -j DROP\n';
+    const counts = await inFlight(t, setup, '1-800', 50); // about 30, of which it takes 250 ports to lose one SYN each
+    assert.ok(counts.slice(-250).some((count) => count > 20), `${counts}`);
+  });
 
   test('if file descriptors run out, fewer probes are in flight and every answer is right', needsNetwork, async (t) => {
     const setup = `${listenAt([1, 300, 1500])}${rule('2', 'DROP')}${rule('1000', 'DROP')}\nulimit -n 48\n`;
