@@ -120,7 +120,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     + `--hashlimit-mode dstport --hashlimit-upto 1/hour --hashlimit-burst ${count} -j DROP\n`;
 
   test('a port has as long to answer as -t says', needsNetwork, async (t) => {
-    // The answer comes to the third SYN, after 3 s.
+    // The answer comes to the third SYN, after 2 or 3 s.
     const setup = listenAt([80]) + dropFirst('80', 2);
     assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '80', '-t', '1.5')))).stdout,
       results(TARGET, '80 is filtered'));
@@ -262,6 +262,12 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     });
   }
 
+  test('a port on which the system gives up is asked again when a port answered late', needsNetwork, async (t) => {
+    const setup = `echo 1 > /proc/sys/net/ipv4/tcp_syn_retries\n${dropFirst('81')}${dropFirst('82', 3)}`;
+    assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '1-82', '-t', '3600')))).stdout,
+      results(TARGET, ...range(1, 82).map((port) => `${port} is closed`)));
+  });
+
   test('silent ports are asked again until two rounds in a row bring no answer', needsNetwork, async (t) => {
     const drops: [port: number, count: number][] = [[2, 1], [3, 3], [4, 6]]; // of the SYNs of so many rounds
     const setup = drops.map(([port, count]) => dropFirst(`${port}`, count)).join('');
@@ -307,7 +313,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
 
   test('if answers take so long that -t leaves no time for a second SYN, a silent port is asked again', needsNetwork,
     async (t) => {
-      const setup = dropFirst('1:9') + dropFirst('10', 2) + dropFirst('11:20'); // answers take a second, or three
+      const setup = dropFirst('1:9') + dropFirst('10', 3) + dropFirst('11:20'); // most answers take a second
       assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '1-20', '-t', '2')))).stdout,
         results(TARGET, ...range(1, 20).map((port) => `${port} is closed`)));
     });
@@ -479,9 +485,19 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     assert.doesNotMatch(stdout, / of /);
   });
 
-  test('a scan of two ports shows progress', needsTerminal, async (t) => {
-    const { stdout } = await run(t, inNetwork(rule('80', 'DROP'), onTerminal(scanTarget('-p', '80-81', '-t', '0.5'))));
+  test('a scan of two ports shows progress, of which nothing is left in the end', needsTerminal, async (t) => {
+    const scanner = scanTarget('-p', '80-81', '-t', '0.5', '--open');
+    const { stdout } = await run(t, inNetwork(rule('80', 'DROP'), onTerminal(scanner)));
     assert.match(stdout, /1 of 2 ports/);
+    assert.equal(shown(stdout), results(TARGET));
+  });
+
+  test('a scan goes on when its terminal is gone', needsTerminal, async (t) => {
+    const scanner = scanTarget('-p', '80-83', '-t', '1').join(' ');
+    const background = `(trap "" HUP; ${scanner} > /run/output; echo "status $?" >> /run/output) &`;
+    const terminal = 'script -qec "$0" /dev/null; until grep -qs status /run/output; do sleep 0.1; done; cat /run/output';
+    const { stdout } = await run(t, inNetwork(rule('82', 'DROP'), ['sh', '-c', terminal, background]));
+    assert.match(stdout, /82 is filtered\n.* 83 is closed\nstatus 1\n$/);
   });
 
   test('Ctrl-C erases the progress and ends the scan by the signal', needsTerminal, async (t) => {
