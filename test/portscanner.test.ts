@@ -492,14 +492,6 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     assert.equal(shown(stdout), results(TARGET));
   });
 
-  test('a scan goes on when its terminal is gone', needsTerminal, async (t) => {
-    const scanner = scanTarget('-p', '80-83', '-t', '1').join(' ');
-    const background = `(trap "" HUP; ${scanner} > /run/output; echo "status $?" >> /run/output) &`;
-    const terminal = 'script -qec "$0" /dev/null; until grep -qs status /run/output; do sleep 0.1; done; cat /run/output';
-    const { stdout } = await run(t, inNetwork(rule('82', 'DROP'), ['sh', '-c', terminal, background]));
-    assert.match(stdout, /82 is filtered\n.* 83 is closed\nstatus 1\n$/);
-  });
-
   test('Ctrl-C erases the progress and ends the scan by the signal', needsTerminal, async (t) => {
     const keyboard = join(scratch(t), 'keyboard');
     execFileSync('mkfifo', [keyboard]);
