@@ -219,7 +219,7 @@ describe('client.ts', { concurrency: 4 }, () => {
     });
   });
 
-  // All at once would take the others the time to answer within 10 s, on a machine with a single core.
+  // On a single core, all at once would be so much that clients of other tests wait for more than 10 s.
   describe('patience', { concurrency: 6 }, () => {
     const silent = (port: number, host = '127.0.0.1') => `client.ts: nothing came from ${host} port ${port} for 10 s\n`;
 

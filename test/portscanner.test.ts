@@ -96,7 +96,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
   });
 
   test('a port on which the system gives up before the time-out is filtered', needsNetwork, async (t) => {
-    const setup = `echo 1 > /proc/sys/net/ipv4/tcp_syn_retries\n${rule('80', 'DROP')}`; // it gives up after 3 s
+    const setup = `echo 1 > /proc/sys/net/ipv4/tcp_syn_retries\n${rule('80', 'DROP')}`; // it gives up after 2 or 3 s
     assert.deepEqual(await run(t, inNetwork(setup, scanTarget('-p', '80', '-t', '3600'))), {
       status: 1, stderr: '', stdout: results(TARGET, '80 is filtered'),
     });
@@ -111,7 +111,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     });
   });
 
-  /** strace ends when all children of its process have, but a listener of the setup goes on: so it gets its own. */
+  /** strace waits for all children of its process, also for a listener of the setup: so it gets a process of its own. */
   const asChild = (commandLine: string[]) => ['sh', '-c', '"$@"; exit', 'sh', ...commandLine];
 
   /** A line of setup: an iptables rule of the target that drops the first SYNs to each of the ports. */
@@ -291,7 +291,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
   });
 
   test('a scan whose time-out leaves no time for a second SYN slows down, too', needsNetwork, async (t) => {
-    // At full speed ten rounds would bring a few answers each.
+    // At full speed, each of the ten rounds would bring only a few answers.
     const setup = limit('INPUT', 'SYN,ACK SYN', 25);
     assert.equal((await run(t, inNetwork(setup, scanTarget('-p', '1-300', '-t', '0.2')))).stdout,
       results(TARGET, ...range(1, 300).map((port) => `${port} is closed`)));
@@ -343,7 +343,8 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
 
   test('if one SYN in eight is lost, many probes are in flight all the same', needsBoth, async (t) => {
     const setup = 'on_target iptables -A INPUT -p tcp --syn -m statistic --mode nth --every 8 --packet 0 -j DROP\n';
-    const counts = await inFlight(t, setup, '1-800', 50); // about 30, of which it takes 250 ports to lose one SYN each
+    // About 30 probes can be in flight. Some 250 ports later, each of them is one that lost its SYN.
+    const counts = await inFlight(t, setup, '1-800', 50);
     assert.ok(counts.slice(-250).some((count) => count > 20), `${counts}`);
   });
 
@@ -485,7 +486,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     assert.doesNotMatch(stdout, / of /);
   });
 
-  test('a scan of two ports shows progress, of which nothing is left in the end', needsTerminal, async (t) => {
+  test('a scan of two ports shows progress, and erases it at the end', needsTerminal, async (t) => {
     const scanner = scanTarget('-p', '80-81', '-t', '0.5', '--open');
     const { stdout } = await run(t, inNetwork(rule('80', 'DROP'), onTerminal(scanner)));
     assert.match(stdout, /1 of 2 ports/);
