@@ -111,7 +111,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     });
   });
 
-  /** strace waits for all children of its process, also for a listener of the setup: so it gets a process of its own. */
+  /** strace waits for all children of its process, even a listener of the setup: so it gets a process of its own. */
   const asChild = (commandLine: string[]) => ['sh', '-c', '"$@"; exit', 'sh', ...commandLine];
 
   /** A line of setup: an iptables rule of the target that drops the first SYNs to each of the ports. */
