@@ -13,322 +13,269 @@
  * A port that stays silent is filtered. The exit status is 0 if a port is
  * open, 1 if none is, and 2 if the scan failed.
  *
- * Left out on purpose: more than one host, UDP, and scans that send a SYN but
- * never connect, which need raw sockets and an administrator's rights.
+ * Left out on purpose: more than one host; UDP; scans that never complete a
+ * connection, which need raw sockets; fewer packets at a time if the timeout
+ * is so short that no lost packet can be noticed.
  */
 import { isIP, isIPv6, Socket } from 'node:net';
 import yargs from 'yargs';
 
-const TIMEOUT = 3; // seconds to wait for a port: enough for a second SYN, which the system sends after one
-const LATE = 900; // milliseconds: an answer that took this much longer than the quickest must be to a second SYN
-const MOST_IN_FLIGHT = 4096; // probes that are sent and not answered yet; each takes about 20 kB of memory
-const FEWEST_IN_FLIGHT = 16; // even if most packets are lost
-const EMPTY_ROUNDS = 2; // rounds in a row without an answer, until silent ports are taken for filtered
-const MEAGER_ROUNDS = 10; // rounds in which fewer than one port in 20 answers: no host can make a scan endless
-const VERSION = '1.0.0'; // that of package.json
+const TIMEOUT = 3; // seconds to wait for a port
+const SECOND_SYN = 1000; // milliseconds until the system repeats a SYN that got no reply (RFC 6298, 2.1)
+const LATE = 0.9 * SECOND_SYN; // later than the quickest answer by this much: a packet was probably lost
+const SHORT = 1.2 * SECOND_SYN; // a timeout that ends before an answer to a second SYN arrives
+const MOST_IN_FLIGHT = 4096; // probes that wait for a reply at the same time; each takes about 20 kB of memory
+const FEWEST_IN_FLIGHT = 16;
+const MANY_SILENT = 100; // so many silent ports deserve a second look
+const FRUITLESS_ROUNDS = 2; // rounds in a row without an answer, after which silent ports are taken for filtered
+const MOST_ROUNDS = 20; // so that no host can make a scan endless
+const VERSION = '1.0.0'; // as in package.json
 const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]';
 
-type Answer = 'open' | 'closed' | 'filtered';
-type Reply = Answer | 'silent';
-type Ask = (port: number) => Promise<Reply | NodeJS.ErrnoException>; // an error is a fault of this machine
-type Tell = (port: number, reply: Reply) => void;
+type Reply = 'open' | 'closed' | 'silent' | 'no socket'; // of one probe
+type Answer = 'open' | 'closed' | 'filtered'; // as printed
+type Ask = (port: number) => Promise<Reply>;
+type Options = { host: string; ports: number[]; timeout: number; openOnly: boolean }; // the timeout is in seconds
+type Round = { silent: number[]; answered: number; late: number }; // how many ports answered, how many of them late
+class Failure extends Error {} // an error that we expect: it is reported in one line, any other with its stack
 
-process.on('uncaughtException', fail); // Node's own status for it is 1, which means here that no port is open
-watchStdout();
-scan(process.argv.slice(2)).catch(fail);
-
-/** Prints the address of the host and the answer of each port, in the order given. */
-async function scan(args: string[]): Promise<void> {
+/** The scanner: prints the address of the host and the answer of each port, in the order given. */
+async function scan({ host, ports, timeout, openOnly }: Options): Promise<void> {
   process.exitCode = 2; // until all answers are known
-  const { host, ports, timeout, openOnly } = parseArguments(args);
   const address = await addressOf(host); // gethostbyname()
   console.log(`Connecting to ${address}...`);
 
-  const replies = new Map<number, Reply>();
-  const printing = printInOrder(ports, replies, openOnly);
-  if (process.stderr.isTTY && ports.length > 1) showProgress(replies, ports.length);
-
-  const ask: Ask = (port) => probe(address, port, timeout);
-  const tell: Tell = (port, reply) => {
-    replies.set(port, reply);
-    printing.next();
+  const answers = new Map<number, Answer>();
+  let printed = 0;
+  const tell = (port: number, answer: Answer) => {
+    answers.set(port, answer);
+    printed = printInOrder(ports, printed, answers, openOnly);
   };
-  await askInRounds(ports, timeout, ask, tell);
-  process.exitCode = [...replies.values()].includes('open') ? 0 : 1;
-}
-
-/** Prints the answers in the order of ports. Each next() prints on, up to the first port without an answer. */
-function* printInOrder(ports: number[], replies: Map<number, Reply>, openOnly: boolean): Generator<void, void> {
-  for (const port of ports) {
-    while ((replies.get(port) ?? 'silent') === 'silent') yield;
-    const answer = replies.get(port);
-    if (answer === 'open') console.log(`[OK] TCP port ${port} is open`);
-    else if (!openOnly) console.log(`[FAILED] TCP port ${port} is ${answer}`);
-  }
-}
-
-/**
- * Asks every port, and reports each answer as soon as it is known. Silence means a firewall or a lost packet. If
- * packets are being lost, silent ports are asked again in another round, until rounds bring no answer any more.
- */
-async function askInRounds(ports: number[], timeout: number, ask: Ask, tell: Tell): Promise<void> {
-  const pace: Pace = {
-    limit: MOST_IN_FLIGHT, timeout: timeout * 1000, round: 1, quickest: {}, lastHeard: Infinity, since: 0, answers: 0,
-    late: 0, packetsLost: false,
+  const ask: Ask = async (port) => {
+    const reply = await probe(address, port, timeout);
+    if (reply === 'open' || reply === 'closed') tell(port, reply);
+    return reply;
   };
-  let silent = ports;
-  for (let empty = 0, meager = 0; silent.length > 0 && meager < MEAGER_ROUNDS; pace.round++) {
-    const asked = silent;
-    silent = await askOnce(asked, pace, ask, tell);
-    const answers = asked.length - silent.length;
-    empty = answers === 0 ? empty + 1 : 0;
-    meager += answers < asked.length / 20 ? 1 : 0;
-    if (!pace.packetsLost && !isBlind(pace)) break; // nothing is lost: the silent ports are behind a firewall
-    if (empty === (pace.packetsLost ? EMPTY_ROUNDS : 1)) break;
-  }
-  for (const port of silent) tell(port, 'filtered');
+  if (ports.length > 1) showProgress(answers, ports.length);
+  const filtered = await askAll(ports, timeout, ask);
+  for (const port of filtered) tell(port, 'filtered');
+  process.exitCode = [...answers.values()].includes('open') ? 0 : 1;
 }
 
 /**
- * Asks each port once, with as many probes in flight as the pace allows. Resolves to the ports whose silence may be due
- * to a lost packet. If this machine is at fault, waits for the probes in flight, and rejects.
- */
-async function askOnce(ports: number[], pace: Pace, ask: Ask, tell: Tell): Promise<number[]> {
-  const left = [...ports].reverse(); // pop() takes the last one
-  const silent: number[] = [];
-  let inFlight = 0;
-  let fault: Error | undefined;
-  let wakeUp = () => {}; // ends the wait in the loop below
-
-  const askPort = async (port: number) => {
-    inFlight++;
-    const sent = performance.now();
-    const reply = await ask(port);
-    inFlight--;
-    if (reply === 'open' || reply === 'closed') noteAnswer(pace, reply, sent);
-    adaptLimit(pace);
-
-    if (reply === 'silent' && (pace.packetsLost || isBlind(pace) || sent > pace.lastHeard)) {
-      silent.push(port);
-      tell(port, 'silent');
-    } else if (reply === 'silent') {
-      tell(port, 'filtered');
-    } else if (typeof reply === 'string') {
-      tell(port, reply);
-    } else if (reply.code === 'EMFILE' && inFlight > 0 && !fault) {
-      pace.limit = inFlight; // the system allows no more sockets than these
-      left.push(port);
-    } else {
-      fault ??= reply;
-      left.length = 0;
-    }
-    wakeUp();
-  };
-
-  while (left.length > 0 || inFlight > 0) {
-    const port = inFlight < pace.limit ? left.pop() : undefined;
-    if (port === undefined) {
-      await new Promise<void>((resolve) => { wakeUp = resolve; }); // until a reply comes
-    } else {
-      void askPort(port);
-      await new Promise(setImmediate); // so that Node takes the replies that have come
-    }
-  }
-  if (fault) throw fault;
-  return silent;
-}
-
-/** How many probes may be in flight, and what we judge that by. Times are in milliseconds. */
-interface Pace {
-  limit: number;
-  timeout: number;
-  round: number;
-  quickest: { open?: number; closed?: number }; // of the answers; Windows asks a closed port three times
-  lastHeard: number; // when the last of the ports that answered was asked: what was asked later may be in an outage
-  since: number; // when we began to count answers
-  answers: number;
-  late: number; // how many of the answers were to a second SYN
-  packetsLost: boolean; // whether there was a late answer at any time
-}
-
-/** Whether an answer to a second SYN, which the system sends after a second, would come after the time-out. */
-function isBlind({ timeout, quickest }: Pace): boolean {
-  return timeout < 1200 + Math.max(quickest.open ?? 0, quickest.closed ?? 0);
-}
-
-/**
- * Counts an answer to a probe that began at `sent`. If it is about a second late, it answers a second SYN: the first
- * one or the answer to it was lost (RFC 6298, 2.1). If the time-out leaves no room for one, our second round sends the
- * second SYN. ICMP errors don't count: many hosts send only a few of those a second.
- */
-function noteAnswer(pace: Pace, answer: 'open' | 'closed', sent: number): void {
-  const elapsed = performance.now() - sent;
-  const quickest = Math.min(pace.quickest[answer] ?? elapsed, elapsed);
-  pace.quickest[answer] = quickest;
-  pace.lastHeard = pace.lastHeard === Infinity ? sent : Math.max(pace.lastHeard, sent);
-  pace.answers++;
-  if (elapsed > quickest + LATE || (pace.round > 1 && isBlind(pace))) {
-    pace.late++;
-    pace.packetsLost = true;
-  }
-}
-
-/**
- * Once a second, halves the limit if more than a quarter of the answers were late, since we send more than the network
- * or the host can take; else doubles it. (TCP halves at every loss, RFC 5681. Here, a few packets lost by chance would
- * then bring the scan to a crawl.)
- */
-function adaptLimit(pace: Pace): void {
-  const now = performance.now();
-  if (now < pace.since + Math.min(1000, pace.timeout)) return;
-  const tooFast = pace.late > pace.answers / 4;
-  if (tooFast && pace.limit <= FEWEST_IN_FLIGHT) pace.quickest = {}; // it is the host that is slow: measure anew
-  pace.limit = tooFast ? Math.max(pace.limit / 2, FEWEST_IN_FLIGHT) : Math.min(pace.limit * 2, MOST_IN_FLIGHT);
-  Object.assign(pace, { since: now, answers: 0, late: 0 });
-}
-
-/**
- * What the port replies to a SYN within timeout, in seconds (RFC 9293, 3.5):
+ * Asks one port. Resolves to what it replies to a SYN within the timeout, in seconds (RFC 9293, 3.5):
  *
- * - SYN-ACK: open, the connection is established.
+ * - SYN-ACK: open. The connection is established, and we close it.
  * - RST: closed. The ICMP error "port unreachable" looks the same to connect(2).
- * - another ICMP error: filtered, usually by a firewall.
- * - nothing: silent.
+ * - nothing, or another ICMP error: silent. There is a firewall or no such host, or a packet was lost.
+ *
+ * Rejects if this machine cannot send a SYN, for instance because it has no route to the host.
  */
-function probe(address: string, port: number, timeout: number): ReturnType<Ask> {
-  return new Promise((resolve) => {
+function probe(address: string, port: number, timeout: number): Promise<Reply> {
+  return new Promise((resolve, reject) => {
     const socket = new Socket();
-    const settle = (reply: Reply | NodeJS.ErrnoException) => {
+    const settle = (reply: Reply) => {
       socket.destroy(); // close()
       resolve(reply);
     };
     socket.connect(port, address); // socket(AF_INET, SOCK_STREAM), connect()
-    // settimeout(), from the SYN on, which Node sends at its next tick. What has arrived when the time is up goes
-    // first, since this program may have been suspended for longer.
-    process.nextTick(() => socket.setTimeout(timeout * 1000, () => setImmediate(settle, 'silent')));
-    socket.on('connect', () => settle(isSelfConnection(socket) ? 'closed' : 'open'));
 
-    // connect() began, and failed later: usually, no SYN-ACK came back.
+    // settimeout(). If a reply is waiting when the time is up, setImmediate() lets Node handle the reply first.
+    socket.on('connectionAttempt', () => socket.setTimeout(timeout * 1000));
+    socket.on('timeout', () => setImmediate(settle, 'silent'));
+
+    // If nothing listens, and the system picks this very port as our own, TCP connects the socket to itself.
+    const toItself = () => socket.localPort === port && socket.localAddress === socket.remoteAddress;
+    socket.on('connect', () => settle(toItself() ? 'closed' : 'open'));
+
+    // connect() failed after a while: that is the reply, or the lack of one.
     socket.on('connectionAttemptFailed', (_address, _port, _family, { code }: NodeJS.ErrnoException) => {
       if (code === 'ECONNREFUSED') settle('closed');
       else if (code === 'ECONNRESET' || code === 'EPIPE') settle('open'); // an RST, but after the handshake
-      else if (code === 'ETIMEDOUT') settle('silent'); // the system gave up before we did
-      else if (code !== 'EADDRINUSE') settle('filtered'); // on Windows, that one is a fault, and 'error' follows
+      else if (code !== 'EADDRINUSE') settle('silent'); // on Windows, EADDRINUSE is an error of this machine
     });
 
-    // socket() or connect() failed at once, and nothing was sent.
-    socket.on('error', (error: NodeJS.ErrnoException) => {
-      if (error.code === 'EHOSTUNREACH') return settle('filtered'); // macOS remembers which neighbors were silent
-      error.message = `cannot scan port ${port} of ${address} (${error.code})`;
-      settle(error);
+    // socket() or connect() failed at once: this machine sent no SYN.
+    socket.on('error', ({ code = '' }: NodeJS.ErrnoException) => {
+      if (['EACCES', 'EPERM', 'EHOSTUNREACH'].includes(code)) settle('silent'); // a rule for this port or host
+      else if (['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM'].includes(code)) settle('no socket');
+      else reject(new Failure(`cannot scan port ${port} of ${address} (${code})`));
     });
   });
 }
 
 /**
- * Whether TCP connected the socket to itself. This can happen on one's own machine if nobody listens at the port and
- * the system picks this very port as the local one: the SYN meets itself (simultaneous open, RFC 9293, 3.5).
+ * gethostbyname(): resolves to the IPv4 address of a name; an address stays as it is. Rejects with the code of
+ * getaddrinfo(3) if there is none. In node:net, the one module that the scripts share, only connect() looks up names.
  */
-function isSelfConnection(socket: Socket): boolean {
-  const { localAddress, localPort, remoteAddress, remotePort } = socket;
-  return remotePort !== undefined && remotePort === localPort && remoteAddress === localAddress;
-}
-
-/** The IPv4 address of a name; an address stays as it is. Rejects with the code of getaddrinfo(3) if there is none. */
 function addressOf(host: string): Promise<string> {
   return new Promise((resolve, reject) => {
     if (isIP(host)) return resolve(host);
-    // The scripts share node:net alone, in which only connect() looks up names. No SYN is sent: we leave before that.
     const socket = new Socket();
     socket.connect({ host, port: 1, family: 4 }); // family 4 is AF_INET
     socket.on('lookup', (error: NodeJS.ErrnoException | null, address) => {
-      socket.destroy();
-      if (error) reject(new Error(`cannot find an IPv4 address of ${host} (${error.code})`));
+      socket.destroy(); // before it sends a SYN
+      if (error) reject(new Failure(`cannot find an IPv4 address of ${host} (${error.code})`));
       else resolve(address);
     });
   });
 }
 
-/** Shows on the terminal how many ports have been asked. The lines of the answers are longer, and cover this one. */
-function showProgress(replies: Map<number, Reply>, total: number): void {
-  const erase = () => process.stderr.write('\r\x1b[K');
-  setInterval(() => process.stderr.write(`\x1b[K${replies.size} of ${total} ports\r`), 100).unref();
-  process.on('exit', erase);
-  process.once('SIGINT', () => { // Ctrl-C
-    erase();
-    process.kill(process.pid, 'SIGINT'); // which now ends the program, as if we had not caught the first one
-  });
+/** Asks all ports. Resolves to those that are filtered: they stay silent although no packet seems to have been lost. */
+async function askAll(ports: number[], timeout: number, ask: Ask): Promise<number[]> {
+  const first = await askOnce(ports, MOST_IN_FLIGHT, ask); // in a good network, this is all
+  const hostAnswers = first.answered > 0;
+  const packetsLost = first.late > 0 || timeout * 1000 < SHORT; // a short timeout hides a loss
+  if (hostAnswers && packetsLost) return askUntilSilent(first.silent, slowDown(MOST_IN_FLIGHT, first), ask);
+  if (hostAnswers && first.silent.length >= MANY_SILENT) return lookAgain(first.silent, ask);
+  return first.silent;
 }
 
-/** Ends the scan if stdout takes no more: its reader has left, as head(1) does after ten lines, or a disk is full. */
-function watchStdout(): void {
-  process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
-    if (code !== 'EPIPE') console.error(`portscanner.ts: cannot print the answers (${code})`);
+/** A second look at many silent ports: was it a firewall, or an outage? Asks some again; if one answers, the others. */
+async function lookAgain(ports: number[], ask: Ask): Promise<number[]> {
+  const step = Math.ceil(ports.length / MOST_IN_FLIGHT);
+  const sample = ports.filter((_, index) => index % step === 0); // evenly spread
+  const rest = ports.filter((_, index) => index % step !== 0);
+  const look = await askOnce(sample, MOST_IN_FLIGHT, ask);
+  return look.answered === 0 ? ports : askUntilSilent([...look.silent, ...rest], MOST_IN_FLIGHT / 4, ask);
+}
+
+/** Asks silent ports again, in rounds, until none answers any more. Resolves to those that are still silent. */
+async function askUntilSilent(ports: number[], limit: number, ask: Ask): Promise<number[]> {
+  let silent = ports;
+  let fruitless = 0;
+  for (let count = 0; count < MOST_ROUNDS && fruitless < FRUITLESS_ROUNDS && silent.length > 0; count++) {
+    const round = await askOnce(silent, limit, ask);
+    fruitless = round.answered === 0 ? fruitless + 1 : 0;
+    limit = slowDown(limit, round);
+    silent = round.silent;
+  }
+  return silent;
+}
+
+/** The limit for the next round: a quarter if many packets were lost, but enough for a round to end in 64 timeouts. */
+function slowDown(limit: number, { silent, answered, late }: Round): number {
+  return late > answered / 4 ? Math.max(limit / 4, silent.length / 64, FEWEST_IN_FLIGHT) : limit;
+}
+
+/** A round: asks each port once, with at most limit probes in flight. Rejects as soon as this machine fails. */
+async function askOnce(ports: number[], limit: number, ask: Ask): Promise<Round> {
+  const left = [...ports].reverse(); // pop() takes the next port
+  const silent: number[] = [];
+  const times: number[] = []; // milliseconds that each answer took
+  let working = 0;
+
+  /** Asks one port after another, until none is left or the system has no socket for it. */
+  const work = async () => {
+    working++;
+    for (let port = left.pop(); port !== undefined; port = left.pop()) {
+      const begin = performance.now();
+      const reply = await ask(port);
+      if (reply === 'silent') silent.push(port);
+      else if (reply !== 'no socket') times.push(performance.now() - begin);
+      else {
+        left.push(port); // for the other workers
+        limit = working - 1;
+        if (limit === 0) throw new Failure('cannot open a single socket (see "ulimit -n")');
+        break;
+      }
+    }
+    working--;
+  };
+
+  const workers: Promise<void>[] = [];
+  while (left.length > 0 && working < limit) {
+    workers.push(work());
+    await Promise.race([workers.at(-1), new Promise(setImmediate)]); // Node handles the replies that have arrived
+  }
+  await Promise.all(workers);
+  const quickest = times.reduce((least, time) => Math.min(least, time), Infinity);
+  const late = times.filter((time) => time > quickest + LATE);
+  return { silent, answered: times.length, late: late.length };
+}
+
+/** Prints answers in the order of ports, from an index on, until one is not known yet. Returns that one's index. */
+function printInOrder(ports: number[], index: number, answers: Map<number, Answer>, openOnly: boolean): number {
+  for (; index < ports.length; index++) {
+    const port = ports[index] ?? 0;
+    const answer = answers.get(port);
+    if (answer === undefined) break;
+    if (answer === 'open') console.log(`[OK] TCP port ${port} is open`);
+    else if (!openOnly) console.log(`[FAILED] TCP port ${port} is ${answer}`);
+  }
+  return index;
+}
+
+/** Shows on the terminal how many answers are known. The line of an answer is longer, and covers this one. */
+function showProgress(answers: Map<number, Answer>, total: number): void {
+  const stdoutIsPipe = process.stdout instanceof Socket && !process.stdout.isTTY; // its reader may use the terminal
+  if (!process.stderr.isTTY || stdoutIsPipe) return;
+  setInterval(() => process.stderr.write(`\x1b[K${answers.size} of ${total} ports\r`), 100).unref();
+  process.on('exit', () => process.stderr.write('\x1b[K')); // erases the line
+}
+
+/** The options of the command line; undefined at --help and --version, which it prints. Throws if one is wrong. */
+function parseArguments(args: string[]): Options | undefined {
+  const detached = args.map((arg) => arg.replace(/^-([Hpt])(?=[^=])/, '-$1=')); // -p22,80 as -p=22,80
+  const text = { type: 'string', requiresArg: true } as const; // as numbers, 1e3 and 0x50 would be ports
+  const flag = { type: 'boolean', nargs: 0 } as const;
+  const parser = yargs(detached)
+    .usage(USAGE)
+    .locale('en')
+    .parserConfiguration({ 'boolean-negation': false, 'camel-case-expansion': false, 'dot-notation': false })
+    .option('host', { ...text, alias: 'H', describe: 'IPv4 address, IPv6 address or name (looked up as IPv4)' })
+    .option('port', { ...text, alias: 'p', describe: 'TCP ports to scan: 54321, 22,80,443, 8000-8100, or - for all' })
+    .option('timeout', { ...text, alias: 't', describe: 'seconds to wait for each port, up to 3600', default: TIMEOUT })
+    .option('open', { ...flag, describe: 'print only the open ports' })
+    .help(false).version(false) // by itself, yargs would take -hello for -h, and help for --help
+    .option('help', { ...flag, alias: 'h', describe: 'show this help' })
+    .option('version', { ...flag, describe: 'show the version' })
+    .strictOptions()
+    .fail((message) => { throw usageError(message); });
+  const { host, port, timeout, open = false, help, version, _: unexpected } = parser.parseSync();
+  if (unexpected.length > 0) throw usageError(`unexpected argument "${unexpected[0]}"; separate ports with commas`);
+  if (help) return void parser.showHelp('log');
+  if (version) return void console.log(VERSION);
+  if (host === undefined || port === undefined) throw usageError('both -H and -p are needed');
+  if (typeof host !== 'string' || !(isIPv6(host) || /^[\p{L}\p{M}\p{N}._-]+$/u.test(host)))
+    throw usageError(`-H takes one name or IP address, without brackets or a port, not ${JSON.stringify(host)}`);
+  const seconds = /^(\d+|\d*\.\d+)$/.test(String(timeout)) ? Number(timeout) : 0;
+  if (seconds === 0 || seconds > 3600)
+    throw usageError(`-t takes seconds above 0 and up to 3600, such as 0.5, not ${JSON.stringify(timeout)}`);
+  return { host, ports: parsePorts(port), timeout: seconds, openOnly: open };
+}
+
+/** The ports of --port, each once, in the order given. "8000-" ends at the last port, "-100" begins at the first. */
+function parsePorts(list: unknown): number[] {
+  if (typeof list !== 'string') throw usageError(`-p takes one list, such as 22,80, not ${JSON.stringify(list)}`);
+  return [...new Set(list.split(',').flatMap((part) => {
+    const [start = '', end = start] = part.split('-');
+    const first = start === '' ? 1 : Number(start);
+    const last = end === '' ? 65535 : Number(end);
+    const wellFormed = /^(\d{1,5}|\d{0,5}-\d{0,5})$/.test(part);
+    if (!wellFormed || first < 1 || first > last || last > 65535)
+      throw usageError(`${JSON.stringify(part)} is neither a port from 1 to 65535 nor a range such as 8000-8100`);
+    return Array.from({ length: last - first + 1 }, (_, index) => first + index);
+  }))];
+}
+
+/** The error for a wrong command line. Control characters are escaped: they could control the terminal. */
+function usageError(message: string): Failure {
+  return new Failure(`${message.replace(/\p{C}/gu, encodeURI)}\n${USAGE}`);
+}
+
+/** Reports an error, and ends the program with status 2, once stdout has taken all that was printed before. */
+function fail(error: Error): void {
+  process.stdout.write('', () => {
+    console.error(error instanceof Failure ? `portscanner.ts: ${error.message}` : error);
     process.exit(2);
   });
-  process.stderr.on('error', () => {}); // nobody is left to be told
 }
 
-/** The options of the command line, the timeout in seconds. Throws if they are wrong; ends at --help and --version. */
-function parseArguments(args: string[]): { host: string; ports: number[]; timeout: number; openOnly: boolean } {
-  const detached = args.map((arg) => arg.replace(/^-([Hpt])(?=[^=])/, '-$1=')); // -p80 as -p=80
-  const text = { type: 'string', requiresArg: true } as const; // as numbers, 1e3 and 0x50 would be ports
-  const { host, port, timeout, open } = yargs(detached)
-    .locale('en') // not the language of LANG
-    .parserConfiguration({ 'dot-notation': false }) // or --open.x would be taken for --open
-    .usage(USAGE)
-    .version(VERSION)
-    .option('host', { ...text, alias: 'H', demandOption: true, coerce: parseHost })
-    .describe('host', 'IPv4 address, IPv6 address or name (looked up as IPv4)')
-    .option('port', { ...text, alias: 'p', demandOption: true, coerce: parsePorts })
-    .describe('port', 'TCP ports to scan: 54321, 22,80,443 or 8000-8100')
-    .option('timeout', { ...text, alias: 't', default: TIMEOUT, coerce: parseTimeout })
-    .describe('timeout', 'seconds to wait for each port, up to 3600')
-    .option('open', { type: 'boolean', default: false, describe: 'print only the open ports' })
-    .alias('help', 'h')
-    .describe({ help: 'show this help', version: 'show the version' })
-    .strictOptions()
-    .check(({ _: unexpected }) => {
-      if (unexpected.length > 0) throw new Error(`unexpected argument "${unexpected[0]}"; separate ports with commas`);
-      if (args.some((arg) => /^--open=(?!true$|false$)/.test(arg))) throw new Error('--open takes no value');
-      return true;
-    })
-    .fail((message) => { throw new Error(`${message}\n${USAGE}`); })
-    .parseSync();
-  return { host, ports: port, timeout, openOnly: open };
-}
-
-/** The value of --host. Throws if it is missing, given twice, or comes with brackets or a port. */
-function parseHost(host: unknown): string {
-  if (typeof host === 'string' && (isIPv6(host) || /^[^:[\]]+$/.test(host))) return host;
-  throw new Error(`-H takes one name or address, without brackets or a port, not ${JSON.stringify(host)}`);
-}
-
-/** The ports of --port, each once, in the order given. Throws if one is not an integer from 1 to 65535. */
-function parsePorts(list: unknown): number[] {
-  if (typeof list !== 'string') throw new Error(`-p takes one list, such as 22,80, not ${JSON.stringify(list)}`);
-  const ports = new Set<number>();
-  for (const part of list.split(',')) {
-    const range = /^(\d{1,5})(?:-(\d{1,5}))?$/.exec(part);
-    const first = Number(range?.[1]);
-    const last = Number(range?.[2] ?? first);
-    if (!(1 <= first && first <= last && last <= 65535)) {
-      throw new Error(`${JSON.stringify(part)} is neither a port from 1 to 65535 nor a range such as 8000-8100`);
-    }
-    for (let port = first; port <= last; port++) ports.add(port);
-  }
-  return [...ports];
-}
-
-/** The value of --timeout in seconds. Throws if it is not a number in (0, 3600]. */
-function parseTimeout(timeout: unknown): number {
-  const seconds = /^\d*(\.\d+)?$/.test(String(timeout)) ? Number(timeout) : 0;
-  if (seconds > 0 && seconds <= 3600) return seconds;
-  throw new Error(`-t takes seconds above 0 and up to 3600, such as 0.5, not ${JSON.stringify(timeout)}`);
-}
-
-/** Reports a failure, and ends the program with status 2 as soon as stdout has taken what was printed. */
-function fail(error: Error): void {
-  console.error(`portscanner.ts: ${error.message}`);
-  process.stdout.write('', () => process.exit(2));
-}
+process.on('uncaughtException', fail); // Node's own status for it is 1, which means here that no port is open
+process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
+  if (code !== 'EPIPE') console.error(`portscanner.ts: cannot print the answers (${code})`); // a full disk
+  process.exit(2); // at EPIPE in silence: the reader has left, as head(1) does after ten lines
+});
+const options = parseArguments(process.argv.slice(2));
+if (options) scan(options).catch(fail);
