@@ -12,173 +12,128 @@
  *     Response from server: Hello World!
  *     Connection closed.
  *
- * Left out on purpose: more than one message, and another try if the server
- * is not there yet.
+ * Left out on purpose: more than one message; another try if the server is
+ * not there yet; the right answer if the client itself is suspended for
+ * longer than the timeout.
  */
-import { Socket } from 'node:net';
+import { isIPv6, Socket } from 'node:net';
 
 const HOST = 'localhost';
 const PORT = 54321;
 const MESSAGE = 'Hello World!';
-const TIMEOUT = 10; // seconds that each step waits for the server
+const TIMEOUT = 10; // seconds that the server may be silent
 
-/** The client, step by step. Each comment names a call of Python's socket module. Throws if the conversation fails. */
+class Failure extends Error {} // an error that we expect: it is reported in one line, any other with its stack
+class UsageError extends Failure {}
+
+/** The client, step by step. Each comment names a call of Python's socket module. Throws if the echo is not right. */
 async function talk(host: string, port: number, message: Buffer): Promise<void> {
-  const server = `${host} port ${port}`; // its name in error messages
-  const connection = await connect(host, port, server); // socket(), connect()
+  const connection = await connect(host, port); // socket(), connect()
   console.log(`Connected to server: ${host} on port ${port}`);
-  try {
-    console.log('Sending some data...');
-    connection.write(message); // sendall(), which need not end before the first bytes are back
-    const reply = await receive(connection, message.length, server); // recv(), until all bytes are back
-    printReply(reply);
-    if (!reply.equals(message)) throw new Error('the reply differs from the message');
-    await close(connection, message.length, server); // shutdown(), close()
-  } finally {
-    connection.destroy();
-    console.log('Connection closed.');
-  }
+  console.log('Sending some data...');
+  connection.write(message); // sendall(); we don't wait for its end, since the echo of a long message begins before
+  const reply = await receive(connection, message.length); // recv(), until EOF, and close()
+  if (reply.length > 0 || message.length === 0) console.log(`Response from server: ${visible(reply.toString())}`);
+  console.log('Connection closed.');
+  check(reply, message, connection.errored);
 }
 
-/** socket(AF_INET, SOCK_STREAM), connect(). Throws if the name is unknown or connect(2) fails, e.g. ECONNREFUSED. */
-async function connect(host: string, port: number, server: string): Promise<Socket> {
-  const connection = new Socket({ allowHalfOpen: true }); // after the server's FIN it stays open, until close()
-  const attempted = new Promise((resolve) => connection.on('connectionAttempt', resolve));
-  const connected = new Promise((resolve, reject) => {
-    connection.on('connect', resolve);
-    connection.on('error', (error) => reject(failure(server, error))); // once connected, recv() throws it
+/** socket(AF_INET, SOCK_STREAM), settimeout(), connect(). Rejects if one fails, for instance with ECONNREFUSED. */
+function connect(host: string, port: number): Promise<Socket> {
+  const server = `${host} port ${port}`;
+  return new Promise((resolve, reject) => {
+    const connection = new Socket({ allowHalfOpen: true }); // after the server's FIN, we can still send
+    connection.connect({ host, port, family: 4 }); // AF_INET: a name is looked up as IPv4
+    connection.on('connectionAttempt', () => connection.setTimeout(TIMEOUT * 1000)); // after the lookup
+    connection.on('timeout', () => connection.destroy(new Failure(`nothing came from ${server} for ${TIMEOUT} s`)));
+    connection.on('error', (error) => reject(failure(`connection to ${server} failed`, error)));
+    connection.on('connect', () => {
+      // If nothing listens, and the system picks this very port as our own, TCP connects the socket to itself.
+      const toItself = connection.localPort === port && connection.localAddress === connection.remoteAddress;
+      if (!toItself) resolve(connection);
+      else connection.destroy(new Failure(`connection to ${server} failed (ECONNREFUSED): it connected to itself`));
+    });
   });
-  connection.connect({ host, port, family: 4 }); // AF_INET: a name is looked up as IPv4
-  await Promise.race([attempted, connected]); // the look-up of the name ends by itself
-  await inTime(connected, server);
-  // Nobody listens, but the system chose this very port for our end: TCP connects such a socket to itself.
-  const { localAddress, localPort, remoteAddress, remotePort } = connection;
-  if (remotePort !== undefined && remotePort === localPort && remoteAddress === localAddress)
-    throw new Error(`connection to ${server} failed (ECONNREFUSED): nobody listens, TCP connected it to itself`);
-  return connection;
 }
 
-/** Receives as many bytes as were sent, in any number of pieces: TCP is a stream. Throws if fewer or more come. */
-async function receive(connection: Socket, length: number, server: string): Promise<Buffer> {
-  const arrivals = connection.iterator({ destroyOnReturn: false }); // EOF leaves the socket open, for close()
+/**
+ * recv(), until EOF: resolves to all bytes that arrived. Sends our FIN when as many are back as were sent: the server
+ * closes then. Stops if there are more, or if the connection breaks, which then has its error in `errored`.
+ */
+async function receive(connection: Socket, length: number): Promise<Buffer> {
   const pieces: Buffer[] = [];
-  let received = 0;
+  let missing = length;
+  if (missing === 0) connection.end();
   try {
-    while (received < length) {
-      const piece = await recv(arrivals, server);
-      if (piece.length === 0) throw await earlyEnd(connection, received, length, server);
+    for await (const piece of connection) {
       pieces.push(piece);
-      received += piece.length;
-    }
-    if (received > length) throw excess(length);
+      missing -= piece.length;
+      if (missing <= 0) connection.end(); // shutdown()
+      if (missing < 0) break;
+    } // close(): the loop closes the connection when it ends
   } catch (error) {
-    if (received > 0) printReply(Buffer.concat(pieces));
-    throw error;
+    if (!connection.errored) throw error;
   }
   return Buffer.concat(pieces);
 }
 
-/** recv(): resolves to the bytes that have come, at EOF to none. Throws if the connection breaks or nothing comes. */
-async function recv(arrivals: AsyncIterator<Buffer, undefined>, server: string): Promise<Buffer> {
-  const arrival = arrivals.next().catch((error: NodeJS.ErrnoException) => { throw failure(server, error); });
-  const { value } = await inTime(arrival, server);
-  return value ?? Buffer.alloc(0);
+/** Throws if the reply is not the message. If it is, the server may do with the connection what it likes. */
+function check(reply: Buffer, message: Buffer, error: Error | null): void {
+  if (reply.equals(message)) return;
+  if (error) throw failure('connection lost', error);
+  const { length } = message;
+  if (reply.length < length) throw new Failure(`server closed after ${reply.length} of ${length} bytes`);
+  if (reply.length > length) throw new Failure(`server sent more than the ${length} bytes of the message`);
+  throw new Failure('the reply differs from the message');
 }
 
-/** Why the reply ended early. After a suspension, Node may take an RST for EOF; then even sending nothing fails. */
-function earlyEnd(connection: Socket, received: number, length: number, server: string): Promise<Error> {
-  const closed = new Error(`server closed after ${received} of ${length} bytes`);
-  return new Promise((resolve) => {
-    if (connection.writableLength > 0) return resolve(closed); // it does not even read what we send
-    connection.write('', (error) => resolve(error ? failure(server, error) : closed));
-  });
-}
-
-/** shutdown(), which sends our FIN; then waits for the server's. Silence or an RST will do too; more bytes won't. */
-async function close(connection: Socket, length: number, server: string): Promise<void> {
-  connection.end(); // shutdown()
-  const more = await recv(connection.iterator(), server).catch(() => Buffer.alloc(0));
-  if (more.length === 0) return;
-  printReply(more);
-  throw excess(length);
-}
-
-/** settimeout(): waits for a step, and throws if it takes longer than TIMEOUT. */
-function inTime<T>(step: Promise<T>, server: string): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const silence = new Error(`nothing came from ${server} for ${TIMEOUT} s`);
-    // After a suspension (Ctrl-Z) the timer comes first, even if bytes have arrived: let Node look at the socket.
-    const timer = setTimeout(() => setImmediate(reject, silence), TIMEOUT * 1000);
-    step.then(resolve, reject).finally(() => clearTimeout(timer));
-  });
-}
-
-/** A fault of the connection, with the code of the system call, in words. */
-function failure(server: string, { code }: NodeJS.ErrnoException): Error {
-  return new Error(`connection to ${server} failed (${code})`);
-}
-
-/** The fault of a server that is no echo server, in words. */
-function excess(length: number): Error {
-  return new Error(`server sent more than the ${length} bytes of the message`);
-}
-
-/** Prints the bytes as UTF-8, with control characters escaped. */
-function printReply(reply: Buffer): void {
-  console.log(`Response from server: ${visible(reply.toString())}`);
-}
-
-/** Escapes control characters except tab and newline, as \x1b: printed raw, they could control the terminal. */
+/** Escapes what controls a terminal: C0 except tab and newline, DEL, C1, and what reverses the order of characters. */
 function visible(text: string): string {
-  const escape = (character: string) => `\\x${character.charCodeAt(0).toString(16).padStart(2, '0')}`;
-  return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f]/g, escape); // C0, DEL and C1
-}
-
-const USAGE = 'Usage: npx ts-node client.ts [host] [port] [message]';
-const HELP = `${USAGE}
-
-Sends a message to a TCP echo server and prints what comes back.
-
-  host        IPv4 address, IPv6 address or name (looked up as IPv4) of the
-              server (default: ${HOST})
-  port        1 to 65535 (default: ${PORT})
-  message     any text, sent as UTF-8 (default: ${MESSAGE})
-  -h, --help  show this help`;
-
-/** Does what the arguments ask for: to talk, to show the help, or to say what is wrong with them. */
-function run(args: string[]): void {
-  const [host = HOST, port = String(PORT), message = MESSAGE, unexpected] = args;
-  const option = args.find((arg, index) => arg.startsWith('-') && index !== 2); // a message may start with a dash
-  if (option === '-h' || option === '--help') console.log(HELP);
-  else if (option !== undefined) report(`unknown option "${option}"`, 2);
-  else if (unexpected !== undefined) report(`unexpected argument "${unexpected}"`, 2);
-  else if (host === '') report('host "" is neither a name nor an address', 2);
-  else if (!/^\d{1,5}$/.test(port) || Number(port) < 1 || Number(port) > 65535)
-    report(`port "${port}" is not a whole number from 1 to 65535`, 2);
-  else talk(host, Number(port), Buffer.from(message)).catch(fail);
-}
-
-/** Reports the first failure of stdout, and goes on. EPIPE is not one: the reader has left, as head(1) does. */
-function watchStdout(): void {
-  process.stdout.on('error', () => {}); // without a listener it would end Node
-  process.stdout.once('error', ({ code }: NodeJS.ErrnoException) => {
-    if (code !== 'EPIPE') report(`cannot print (${code})`, 1);
+  return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, (character) => {
+    const code = character.charCodeAt(0).toString(16);
+    return code.length > 2 ? `\\u${code}` : `\\x${code.padStart(2, '0')}`;
   });
 }
 
-/** Reports a failure on stderr, and sets the exit status: 1 at run time, 2 for a usage error. */
-function report(message: string, status: 1 | 2): void {
-  console.error(`client.ts: ${message}`);
-  if (status === 2) console.error(USAGE);
-  process.exitCode = status;
+const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
+  host     address or name (looked up as IPv4) of the server (default: ${HOST})
+  port     1 to 65535 (default: ${PORT})
+  message  any text, sent as UTF-8 (default: ${MESSAGE})`;
+
+/** What the command line says; undefined at --help, which it prints. Throws if an argument is wrong. */
+function parseArguments(args: string[]): { host: string; port: number; message: Buffer } | undefined {
+  const end = args.indexOf('--'); // no options after it, nor after the port: a message may start with a dash
+  const option = args.slice(0, end < 0 ? 2 : end).find((arg) => arg.startsWith('-'));
+  const [host = HOST, port = String(PORT), message = MESSAGE, unexpected] = args.filter((_, index) => index !== end);
+  if (option === '-h' || option === '--help') return void console.log(USAGE);
+  if (option !== undefined) throw new UsageError(`unknown option "${option}"`);
+  if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"`);
+  if (/^\d*$|[:[\]]/.test(host) && !isIPv6(host)) throw new UsageError(`"${host}" is neither a name nor an address`);
+  if (!/^\d{1,5}$/.test(port) || Number(port) < 1 || Number(port) > 65535)
+    throw new UsageError(`"${port}" is not a port from 1 to 65535`);
+  if (message.includes('\ufffd')) throw new UsageError('the message is not valid UTF-8'); // Node has replaced its bytes
+  return { host, port: Number(port), message: Buffer.from(message) };
 }
 
-/** Reports an exception, expected or not, and ends the process when stdout has taken what was printed before. */
-function fail({ message }: Error): void {
-  report(message, 1);
-  process.stdout.write('', () => process.exit());
+/** The error of a system call in words, with its code; any other error as it is. */
+function failure(what: string, error: NodeJS.ErrnoException): Error {
+  return error.syscall === undefined ? error : new Failure(`${what} (${error.code})`);
 }
 
-process.on('uncaughtException', fail); // what nobody else caught
-watchStdout();
-run(process.argv.slice(2));
+/** Reports an error once stdout has taken what was printed before. Ends with status 1; at a usage error, with 2. */
+function fail(error: Error): void {
+  process.stdout.write('', () => {
+    console.error(error instanceof Failure ? `client.ts: ${visible(error.message)}` : error);
+    if (error instanceof UsageError) console.error(USAGE);
+    process.exit(error instanceof UsageError ? 2 : 1);
+  });
+}
+
+process.on('uncaughtException', fail);
+process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => { // the conversation goes on
+  if (code === 'EPIPE' || process.exitCode === 1) return; // its reader has left, as head(1) does; or reported already
+  console.error(`client.ts: cannot print (${code})`);
+  process.exitCode = 1;
+});
+const options = parseArguments(process.argv.slice(2));
+if (options) talk(options.host, options.port, options.message).catch(fail);
