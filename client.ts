@@ -32,10 +32,10 @@ async function talk(host: string, port: number, message: Buffer): Promise<void> 
   console.log(`Connected to server: ${host} on port ${port}`);
   console.log('Sending some data...');
   connection.write(message); // sendall(); we don't wait for its end, since the echo of a long message begins before
-  const reply = await receive(connection, message.length); // recv(), until EOF, and close()
+  const { reply, error } = await receive(connection, message.length); // recv(), until EOF, and close()
   if (reply.length > 0 || message.length === 0) console.log(`Response from server: ${visible(reply.toString())}`);
   console.log('Connection closed.');
-  check(reply, message, connection.errored);
+  check(reply, message, error);
 }
 
 /** socket(AF_INET, SOCK_STREAM), settimeout(), connect(). Rejects if one fails, for instance with ECONNREFUSED. */
@@ -50,17 +50,18 @@ function connect(host: string, port: number): Promise<Socket> {
     connection.on('connect', () => {
       // If nothing listens, and the system picks this very port as our own, TCP connects the socket to itself.
       const toItself = connection.localPort === port && connection.localAddress === connection.remoteAddress;
-      if (!toItself) resolve(connection);
-      else connection.destroy(new Failure(`connection to ${server} failed (ECONNREFUSED): it connected to itself`));
+      if (!toItself) return resolve(connection);
+      const refused = `connection to ${server} failed (ECONNREFUSED)`;
+      connection.destroy(new Failure(`${refused}: nothing listens, TCP connected it to itself`));
     });
   });
 }
 
 /**
- * recv(), until EOF: resolves to all bytes that arrived. Sends our FIN when as many are back as were sent: the server
- * closes then. Stops if there are more, or if the connection breaks, which then has its error in `errored`.
+ * recv(), until EOF, and close(): resolves to all bytes that arrived, and to the error if the connection broke. When
+ * as many bytes are back as were sent, it sends our FIN, and the server closes too. More bytes are not awaited.
  */
-async function receive(connection: Socket, length: number): Promise<Buffer> {
+async function receive(connection: Socket, length: number): Promise<{ reply: Buffer; error?: Error }> {
   const pieces: Buffer[] = [];
   let missing = length;
   if (missing === 0) connection.end();
@@ -72,13 +73,14 @@ async function receive(connection: Socket, length: number): Promise<Buffer> {
       if (missing < 0) break;
     } // close(): the loop closes the connection when it ends
   } catch (error) {
-    if (!connection.errored) throw error;
+    if (error !== connection.errored) throw error; // a mistake in the source
+    return { reply: Buffer.concat(pieces), error: error as Error };
   }
-  return Buffer.concat(pieces);
+  return { reply: Buffer.concat(pieces) };
 }
 
 /** Throws if the reply is not the message. If it is, the server may do with the connection what it likes. */
-function check(reply: Buffer, message: Buffer, error: Error | null): void {
+function check(reply: Buffer, message: Buffer, error?: Error): void {
   if (reply.equals(message)) return;
   if (error) throw failure('connection lost', error);
   const { length } = message;
@@ -131,9 +133,8 @@ function fail(error: Error): void {
 
 process.on('uncaughtException', fail);
 process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => { // the conversation goes on
-  if (code === 'EPIPE' || process.exitCode === 1) return; // its reader has left, as head(1) does; or reported already
-  console.error(`client.ts: cannot print (${code})`);
-  process.exitCode = 1;
+  if (code !== 'EPIPE' && !process.exitCode) console.error(`client.ts: cannot print (${code})`); // a full disk, once
+  if (code !== 'EPIPE') process.exitCode = 1; // EPIPE is no failure: the reader has left, as head(1) does
 });
 const options = parseArguments(process.argv.slice(2));
 if (options) talk(options.host, options.port, options.message).catch(fail);

@@ -20,7 +20,7 @@
 import { isIP, isIPv6, Socket } from 'node:net';
 import yargs from 'yargs';
 
-const TIMEOUT = 3; // seconds to wait for a port
+const TIMEOUT = 3; // seconds to wait for a reply
 const SECOND_SYN = 1000; // milliseconds until the system repeats a SYN that got no reply (RFC 6298, 2.1)
 const LATE = 0.9 * SECOND_SYN; // later than the quickest answer by this much: a packet was probably lost
 const SHORT = 1.2 * SECOND_SYN; // a timeout that ends before an answer to a second SYN arrives
@@ -46,7 +46,7 @@ async function scan({ host, ports, timeout, openOnly }: Options): Promise<void> 
   console.log(`Connecting to ${address}...`);
 
   const answers = new Map<number, Answer>();
-  let printed = 0;
+  let printed = 0; // how many ports
   const tell = (port: number, answer: Answer) => {
     answers.set(port, answer);
     printed = printInOrder(ports, printed, answers, openOnly);
@@ -104,14 +104,11 @@ function probe(address: string, port: number, timeout: number): Promise<Reply> {
   });
 }
 
-/**
- * gethostbyname(): resolves to the IPv4 address of a name; an address stays as it is. Rejects with the code of
- * getaddrinfo(3) if there is none. In node:net, the one module that the scripts share, only connect() looks up names.
- */
+/** gethostbyname(): resolves to the IPv4 address of a name; an address stays as it is. Rejects if there is none. */
 function addressOf(host: string): Promise<string> {
   return new Promise((resolve, reject) => {
     if (isIP(host)) return resolve(host);
-    const socket = new Socket();
+    const socket = new Socket(); // in node:net, the one module that our scripts share, only connect() looks up names
     socket.connect({ host, port: 1, family: 4 }); // family 4 is AF_INET
     socket.on('lookup', (error: NodeJS.ErrnoException | null, address) => {
       socket.destroy(); // before it sends a SYN

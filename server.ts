@@ -41,7 +41,7 @@ async function serve(host: string, port: number): Promise<void> {
       await sendAll(connection, received); // sendall()
     } // close(): the loop closes the connection when it ends
   } catch (error) {
-    throw failure('connection lost', connection.errored ?? error);
+    throw failure('connection lost', error as Error);
   } finally {
     await print(lineOf(decoder.decode()) + LAST_LINE); // the decoder may hold an incomplete character
   }
@@ -56,7 +56,7 @@ async function listen(host: string, port: number): Promise<Server> {
     await new Promise((resolve, reject) => server.once('listening', resolve).once('error', reject));
     return server.removeAllListeners('error'); // a later error is not one of listen()
   } catch (error) {
-    throw failure(`cannot listen on ${host} port ${port}`, error);
+    throw failure(`cannot listen on ${host} port ${port}`, error as Error);
   }
 }
 
@@ -72,7 +72,9 @@ function print(lines: string): Promise<void> {
 
 /** sendall(): resolves when the system has taken the bytes. A slow client holds us back. Rejects if it is gone. */
 function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
-  return new Promise((resolve, reject) => connection.write(bytes, (error) => (error ? reject(error) : resolve())));
+  return new Promise((resolve, reject) => {
+    connection.write(bytes, (error) => (error ? reject(connection.errored ?? error) : resolve()));
+  });
 }
 
 /** The lines that show what was received, one for each 1,024 bytes. The decoder keeps an incomplete character. */
@@ -126,9 +128,8 @@ function parseArguments(args: string[]): { host: string; port: number } | undefi
 }
 
 /** The error of a system call in words, with its code; any other error as it is. */
-function failure(what: string, error: unknown): unknown {
-  const { syscall, code } = error as NodeJS.ErrnoException;
-  return syscall === undefined ? error : new Failure(`${what} (${code})`);
+function failure(what: string, error: NodeJS.ErrnoException): Error {
+  return error.syscall === undefined ? error : new Failure(`${what} (${error.code})`);
 }
 
 /** Reports an error once stdout has taken what was printed before. Ends with status 1; at a usage error, with 2. */
@@ -142,9 +143,8 @@ function fail(error: Error): void {
 
 process.on('uncaughtException', fail);
 process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => { // the echo goes on
-  if (code === 'EPIPE' || process.exitCode === 1) return; // its reader has left, as head(1) does; or reported already
-  console.error(`server.ts: cannot print (${code})`);
-  process.exitCode = 1;
+  if (code !== 'EPIPE' && !process.exitCode) console.error(`server.ts: cannot print (${code})`); // a full disk, once
+  if (code !== 'EPIPE') process.exitCode = 1; // EPIPE is no failure: the reader has left, as head(1) does
 });
 const options = parseArguments(process.argv.slice(2));
 if (options) serve(options.host, options.port).catch(fail);
