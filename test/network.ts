@@ -1,12 +1,12 @@
 /** A network of two machines, for what loopback can't do: packets that are dropped, rejected or find no way. */
 import { cannotRun, unshare } from './scripts';
 
-/** The addresses of the other machine, and one of its network at which there is none. */
+/** The addresses of the other machine, and an address of its network that no machine has. */
 export const TARGET = '192.0.2.2';
 export const TARGET_IPV6 = '2001:db8::2';
-export const NOBODY = '192.0.2.3';
+export const ABSENT = '192.0.2.3';
 
-/** In namespaces that end with the command: names of `ip netns`, lock of iptables and processes are theirs alone. */
+/** In namespaces that end with the command: it has its own names of `ip netns`, lock of iptables, and processes. */
 const ALONE = [...unshare('--net', '--mount', '--pid', '--fork', '--mount-proc', '--kill-child'), 'sh', '-ec'];
 
 const SETUP = `
@@ -28,18 +28,23 @@ const SETUP = `
 `;
 
 /**
- * The command line, run on a machine that has just the loopback interface and a link to a
- * second machine, the target. The setup is a script of sh, in which on_target() runs a command there.
+ * The command line, run on a machine that has only the loopback interface and a link to a second machine, the target.
+ * The setup is a script of sh, in which on_target() runs a command there.
  */
 export const inNetwork = (setup: string, commandLine: string[]) =>
   [...ALONE, `${SETUP}${setup}\nexec "$@"`, 'sh', ...commandLine];
 
-/** A line of setup: the system notices soon that an address is nobody's, when it has asked three times by ARP. */
+/** A line of setup: the system soon gives up on an address, after it has asked three times by ARP. */
 export const QUICK_ARP = 'echo 50 > /proc/sys/net/ipv4/neigh/scanner/retrans_time_ms\n';
 
-/** A line of setup: an iptables rule of the target for what comes to its ports, such as 80 or 8000:8100. */
+/** A line of setup: an iptables rule of the target for packets to its ports, such as 80 or 8000:8100. */
 export const rule = (ports: string, target: string, iptables = 'iptables') =>
   `on_target ${iptables} -A INPUT -p tcp --dport ${ports} -j ${target}\n`;
+
+/** A line of setup: an iptables rule of the target that drops the first SYNs to each of the ports. */
+export const dropFirst = (ports: string, count = 1) => rule(ports,
+  'DROP').replace(' -j', ` --syn -m hashlimit --hashlimit-name syn${ports}-${count} --hashlimit-mode dstport `
+  + `--hashlimit-upto 1/hour --hashlimit-burst ${count} -j`);
 
 /** Lines of setup: iptables rules of the target that let so many packets with those TCP flags pass in a second. */
 export const limit = (chain: 'INPUT' | 'OUTPUT', flags: string, perSecond: number) => `
@@ -50,6 +55,19 @@ export const limit = (chain: 'INPUT' | 'OUTPUT', flags: string, perSecond: numbe
 /** Lines of setup: iptables rules of the target that lose packets at random, each way with the same probability. */
 export const lossy = (probability: number) => ['INPUT', 'OUTPUT'].map((chain) =>
   `on_target iptables -A ${chain} -p tcp -m statistic --mode random --probability ${probability} -j DROP\n`).join('');
+
+/** Lines of setup: the target answers nothing for so many seconds, from the moment at which a SYN to the port arrives. */
+export const outage = (port: number, seconds: number) => `
+  on_target iptables -A INPUT -p tcp --syn --dport ${port} -m recent --name out --rdest --set
+  on_target iptables -A INPUT -p tcp -m recent --name out --rdest --rcheck --seconds ${seconds} -j DROP
+`;
+
+/** Lines of setup: the target answers nothing for three seconds to a source that has sent so many SYNs in a second. */
+export const ban = (perSecond: number) => `
+  on_target iptables -A INPUT -p tcp --syn -m recent --name ban --rcheck --seconds 3 -j DROP
+  on_target iptables -A INPUT -p tcp --syn -m hashlimit --hashlimit-name ban --hashlimit-mode srcip \\
+    --hashlimit-above ${perSecond}/s --hashlimit-burst ${perSecond} -m recent --name ban --set -j DROP
+`;
 
 /** Lines of setup: a server of Node at each of the ports, on every address of this machine or of the target. */
 export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on target', server = '') => `
@@ -62,38 +80,35 @@ export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on targ
   cat /run/ready
 `;
 
-/**
- * The command line, run with the loopback interface alone, of which 54321 is the one port that the system can choose:
- * TCP connects a socket that tries this port to itself.
- */
-export const selfConnecting = (commandLine: string[]) => [...unshare('--net'), 'sh', '-ec', `
-  ip link set lo up
-  echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range
-  exec "$@"`, 'sh', ...commandLine];
+/** The command line, run with only the loopback interface, after lines of setup. */
+export const onLoopback = (setup: string, commandLine: string[]) =>
+  [...unshare('--net', '--mount'), 'sh', '-ec', `ip link set lo up\n${setup}\nexec "$@"`, 'sh', ...commandLine];
+
+/** The same if 54321 is the one port that the system can choose: TCP connects a socket that tries it to itself. */
+export const selfConnecting = (commandLine: string[]) =>
+  onLoopback('echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range', commandLine);
 
 /** The command line, run without a network: even loopback is down, and no resolver has a socket in /run. */
 export const offline = (commandLine: string[]) =>
   [...unshare('--net', '--mount'), 'sh', '-ec', 'mount -t tmpfs tmpfs /run && exec "$@"', 'sh', ...commandLine];
 
-/** Why there can be no such network here, in words; false if there can. For the `skip` of a test. */
-export const noNetwork = () =>
-  cannotRun(...inNetwork(rule('9', 'DROP') + rule('9', 'DROP', 'ip6tables'), ['true']));
-
 /**
- * The command line, run with a silent name server: a look-up fails after 12 s (EAI_AGAIN). It runs as the
+ * The command line, run with a silent name server: a lookup fails after some seconds (EAI_AGAIN). It runs as the
  * process that was started, so that it can be sent signals.
  */
-export const withSilentNameServer = (commandLine: string[]) => [...unshare('--net', '--mount'), 'sh', '-ec', `
+export const withSilentNameServer = (commandLine: string[], seconds = 2) => onLoopback(`
   mount -t tmpfs tmpfs /mnt
-  printf 'nameserver 192.0.2.53
-options timeout:6 attempts:2\\n' > /mnt/resolv.conf
+  printf 'nameserver 192.0.2.53\\noptions timeout:${seconds} attempts:1\\n' > /mnt/resolv.conf
   mount --bind /mnt/resolv.conf /etc/resolv.conf
   ip link add here type veth peer name nowhere
   ip address add 192.0.2.1/24 dev here
   ip link set here up
   ip link set nowhere up
-  ip neighbour add 192.0.2.53 lladdr 02:00:00:00:00:01 dev here
-  exec "$@"`, 'sh', ...commandLine];
+  ip neighbour add 192.0.2.53 lladdr 02:00:00:00:00:01 dev here`, commandLine);
 
-/** Why there can be no such name server here, in words; false if there can. For the `skip` of a test. */
-export const noSilentNameServer = () => cannotRun(...withSilentNameServer(['true']));
+// For the `skip` of a test: each tells in words what is missing here, or is false.
+export const noNetwork = () =>
+  cannotRun(...inNetwork(rule('9', 'DROP') + rule('9', 'DROP', 'ip6tables'), ['true']));
+export const noLoopback = () => cannotRun(...selfConnecting(['true']));
+export const noOffline = () => cannotRun(...offline(['true']));
+export const noNameServer = () => cannotRun(...withSilentNameServer(['true']));

@@ -1,42 +1,20 @@
 /** What the tests share: it starts the real scripts, reads what they print, and stops what is left of them. */
+import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync, type StdioOptions } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { networkInterfaces, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
-import { before, type TestContext } from 'node:test';
+import type { TestContext } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { ModuleKind, ScriptTarget, transpileModule } from 'typescript';
 
-// npm test runs this file by itself first, for this check alone.
 if (process.platform === 'win32') {
   console.error('The tests need Linux or macOS: they signal process groups and suspend processes. On Windows use WSL.');
   process.exit(1); // nothing was tested
 }
 
-/** Given to each test: one that hangs fails after this many milliseconds, and what it started is stopped. */
-export const LIMIT = { timeout: 180_000 };
-
-/** Held by the file whose turn it is. The system frees it even if the tests are killed. */
-const TURN = 14321;
-
-/** For a file whose tests use the documented port: they wait until no other such file runs, in whatever project. */
-export function takeTurns(): void {
-  before(async () => {
-    while (!await holds(TURN)) await setTimeout(100);
-  }, { timeout: 600_000 });
-}
-
-/** Whether this process could take the port, which it then holds until it ends. */
-function holds(port: number): Promise<boolean> {
-  return new Promise((resolve, reject) => {
-    const server = createServer().listen(port, '127.0.0.1', () => resolve(true)).unref();
-    server.on('error', ({ code, message }: NodeJS.ErrnoException) => {
-      if (code === 'EADDRINUSE') resolve(false);
-      else reject(new Error(message));
-    });
-  });
-}
+/** A test that hangs fails after this many milliseconds, and what it started is stopped. */
+export const LIMIT = { timeout: 30_000 };
 
 /** What a program left behind when it ended. The status is null if a signal ended it. */
 export interface Ended {
@@ -45,11 +23,11 @@ export interface Ended {
   stderr: string;
 }
 
-/** A program that runs. */
+/** A running program. */
 export interface Running {
   /** Resolves when stdout matches the pattern; rejects when the program ends without that. */
   printed(pattern: RegExp): Promise<RegExpExecArray>;
-  /** Resolves when the program has ended and all that it printed is here. */
+  /** Resolves when the program has ended and all that it printed has arrived. */
   ended: Promise<Ended>;
   process: ChildProcess;
 }
@@ -61,35 +39,41 @@ export const npx = (script: string, ...args: string[]) => ['npx', 'ts-node', scr
 export const tsNode = (script: string, ...args: string[]) =>
   [process.execPath, 'node_modules/ts-node/dist/bin.js', script, ...args];
 
-/** The same for a script that is compiled already, which takes a quarter of that: for all but the start itself. */
+/** The same for a compiled script, which takes a quarter of that. */
 export const node = (script: string, ...args: string[]) => [process.execPath, compiled(script), ...args];
 
-/** Where the compiled scripts are, once there is one. */
-let compiledScripts: string | undefined;
+/** The same for a script in which one piece of source is replaced by another, as a learner would edit it. */
+export const edited = (script: string, before: string, after: string, ...args: string[]) =>
+  [process.execPath, compiled(script, before, after), ...args];
 
-/** The file with the JavaScript of a script. Each test file compiles a script once, when it first needs it. */
-function compiled(script: string): string {
-  compiledScripts ??= makeFolder();
-  const file = join(compiledScripts, script.replace(/ts$/, 'js'));
-  if (!existsSync(file)) compile(script, file);
+/** The folder of the compiled scripts, in which the project's packages are found. It is removed when the tests end. */
+const folder = mkdtempSync(join(tmpdir(), 'scripts-'));
+symlinkSync(resolve('node_modules'), join(folder, 'node_modules'));
+process.on('exit', () => rmSync(folder, { recursive: true }));
+const files = new Map<string, string>();
+
+/** The file with the JavaScript of a script, in which one piece of source may be replaced. Each is compiled once. */
+function compiled(script: string, before = '', after = ''): string {
+  const key = [script, before, after].join('\0');
+  const file = files.get(key) ?? join(folder, `${files.size}-${script.replace(/ts$/, 'js')}`);
+  if (!files.has(key)) compile(script, file, (source) => replaceOnce(source, before, after));
+  files.set(key, file);
   return file;
 }
 
 /** Compiles a script to a file. */
-export function compile(script: string, file: string): void {
+export function compile(script: string, file: string, edit = (source: string) => source): void {
   const compilerOptions = { module: ModuleKind.CommonJS, target: ScriptTarget.ES2023 };
-  writeFileSync(file, transpileModule(readFileSync(script, 'utf8'), { compilerOptions }).outputText);
+  writeFileSync(file, transpileModule(edit(readFileSync(script, 'utf8')), { compilerOptions }).outputText);
 }
 
-/** A folder in which the project's packages are found. It is removed when the tests end. */
-function makeFolder(): string {
-  const folder = mkdtempSync(join(tmpdir(), 'scripts-'));
-  symlinkSync(resolve('node_modules'), join(folder, 'node_modules'));
-  process.on('exit', () => rmSync(folder, { recursive: true }));
-  return folder;
+/** The source with one piece of it replaced, which must occur once. */
+export function replaceOnce(source: string, before: string, after: string): string {
+  if (before !== '') assert.equal(source.split(before).length, 2, `the source does not have this once: ${before}`);
+  return source.replace(before, () => after);
 }
 
-/** What runs now, each program the leader of its process group. If the tests are broken off, it ends with them. */
+/** The running programs, each the leader of its process group. If the tests are interrupted, they end too. */
 const running = new Set<ChildProcess>();
 process.on('exit', () => running.forEach(stop));
 for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM']) process.on(signal, () => process.exit(1));
@@ -123,12 +107,12 @@ export function start(t: TestContext, commandLine: string[], env: NodeJS.Process
     child.on('error', reject);
     child.on('close', (status) => resolve({ status, stdout, stderr }));
   });
-  ended.catch(() => {}); // whoever awaits it is told; a test that has failed before need not be
+  ended.catch(() => {}); // a test that has failed before need not hear of it
 
   t.after(async () => {
     if (!running.has(child)) return;
     const printed = JSON.stringify({ stdout: stdout.slice(-2000), stderr: stderr.slice(-2000) });
-    t.diagnostic(`${commandLine.join(' ')} still ran, and had printed ${printed}`);
+    t.diagnostic(`${commandLine.join(' ')} was still running, and had printed ${printed}`);
     stop(child);
     await ended;
   });
@@ -149,32 +133,30 @@ export function start(t: TestContext, commandLine: string[], env: NodeJS.Process
 /** Runs a command line to its end. */
 export const run = (t: TestContext, commandLine: string[], env?: NodeJS.ProcessEnv) => start(t, commandLine, env).ended;
 
-/** Starts server.ts and waits until it listens. Resolves to the running server and its port, which the system chooses. */
-export async function startServer(
-  t: TestContext, host = '127.0.0.1', env: NodeJS.ProcessEnv = {},
-): Promise<{ server: Running; port: number }> {
+/** Starts server.ts, and waits until it listens. Resolves to it and to its port, which the system chooses. */
+export async function startServer(t: TestContext, host = '127.0.0.1', env: NodeJS.ProcessEnv = {}) {
   const server = start(t, node('server.ts', host, '0'), env);
   const [, port] = await server.printed(/^Server started on .*, listening on TCP port (\d+)\n/);
   return { server, port: Number(port) };
 }
 
-/** A folder of the test's own, removed when it ends. */
+/** A folder for one test, removed when it ends. */
 export function scratch(t: TestContext): string {
   const folder = mkdtempSync(join(tmpdir(), 'test-'));
   t.after(() => rmSync(folder, { recursive: true }));
   return folder;
 }
 
-/** unshare(1) with the namespaces asked for; whoever is not root gets a user namespace too. */
+/** unshare(1) with the namespaces asked for. Without root's rights, it needs a user namespace too. */
 export const unshare = (...namespaces: string[]) =>
   ['unshare', ...(process.getuid?.() === 0 ? [] : ['--map-root-user']), ...namespaces];
 
 /** What cannotRun() has found, by the command line. */
 const tried = new Map<string, string | false>();
 
-/** Why the command line can't be run here, in words; false if it can. It is tried once. For the `skip` of a test. */
+/** For the `skip` of a test: why the command line can't be run here, in words, or false if it can. It is tried once. */
 export function cannotRun(...commandLine: string[]): string | false {
-  const key = JSON.stringify(commandLine);
+  const key = commandLine.join('\0');
   const reason = tried.get(key) ?? tryToRun(commandLine);
   tried.set(key, reason);
   return reason;
@@ -188,62 +170,29 @@ function tryToRun([command = '', ...args]: string[]): string | false {
   return status === 0 ? false : complaint || `${command} ended with status ${status}`;
 }
 
-/** A command line under strace, which says nothing itself and does to a system call what is injected. */
+/** A command line under strace, which prints nothing itself, and injects a fault or a delay into a system call. */
 export const strace = (call: string, injected: string, commandLine: string[]) => [
   'strace', '-f', '--seccomp-bpf', '-qq', '-o', '/dev/null', '-e', `trace=${call}`, '-e', `inject=${call}:${injected}`,
   ...commandLine,
 ];
 
-/** Why strace can't be run here, in words; false if it can. For the `skip` of a test. */
+// For the `skip` of a test: each tells in words what is missing here, or is false.
 export const noStrace = () => cannotRun('strace', '-f', '--seccomp-bpf', 'true');
+export const noNc = () => cannotRun('sh', '-c', 'nc -h 2>&1 | grep -q OpenBSD') && 'there is no nc of OpenBSD';
+export const noFullDisk = () => !existsSync('/dev/full') && 'there is no /dev/full';
+export const noMountedHosts = () => cannotRun(...unshare('--mount'), 'mount', '--bind', '/etc/hosts', '/etc/hosts');
+export const notLinux = (what: string) => process.platform !== 'linux' && `only Linux ${what}`;
+export const noIPv6 = () =>
+  !Object.values(networkInterfaces()).flat().some((network) => network?.address === '::1') && 'there is no ::1';
 
-/** Why the BSD netcat can't be run here, in words; false if it can: there are others by the name of nc. */
-export const noNc = () =>
-  cannotRun('sh', '-c', 'nc -h 2>&1 | grep -q OpenBSD') && 'nc is not installed, or not that of OpenBSD';
+/** The command line, with a full disk as its stdout. */
+export const onFullDisk = (commandLine: string[]) => ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...commandLine];
 
 /** Resolves to the next text that a program prints on stderr. */
 export const reported = ({ process }: Running) =>
   new Promise<string>((resolve) => process.stderr?.once('data', resolve));
 
-/** The command line, with a full disk for its stdout. */
-export const onFullDisk = (commandLine: string[]) => ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...commandLine];
-
-/** Why a full disk can't be had here, in words; false if it can. For the `skip` of a test. */
-export const noFullDisk = () => (existsSync('/dev/full') ? false : 'there is no /dev/full');
-
-/** Whether Node runs the source to its end with status 0. */
-const succeeds = (source: string) => spawnSync(process.execPath, ['-e', source]).status === 0;
-
-/** Why nothing can listen on 127.0.0.2 here, in words; false if it can. For the `skip` of a test. */
-export const noSecondLoopback = () =>
-  !succeeds("net.createServer().listen(0, '127.0.0.2', () => process.exit())") && '127.0.0.2 is not a local address';
-
-/** Source of a listener with a backlog of 1. It accepts nothing until the dialling source, given the port, ends. */
-const beforeAccept = (dial: string, then: string) => `
-  const server = net.createServer().listen({ port: 0, host: '127.0.0.1', backlog: 1 }, () => {
-    const args = ['-e', ${JSON.stringify(dial)}, server.address().port];
-    const { status } = child_process.spawnSync(process.execPath, args, { timeout: 10_000 });
-    setTimeout(process.exit, 3000, 1); // if nothing comes
-    ${then}
-  });`;
-
-/** Why two connections can't wait for accept() here if the backlog is 1, in words; false if they can. For `skip`. */
-export const noSecondInBacklog = () =>
-  !succeeds(beforeAccept(`
-    let waiting = 0;
-    const count = () => { if (++waiting === 2) process.exit(); };
-    for (const attempt of [1, 2]) net.connect(process.argv[1], '127.0.0.1', count);
-    setTimeout(process.exit, 3000, 1);`, 'process.exit(status);'))
-  && 'on this system, a backlog of 1 admits one connection';
-
-/** Why accept() does not return a connection that was reset earlier, in words; false if it does. For `skip`. */
-export const noResetBeforeAccept = () =>
-  !succeeds(beforeAccept(
-    "const client = net.connect(process.argv[1], '127.0.0.1', () => client.resetAndDestroy());",
-    "server.on('connection', ({ remoteAddress }) => process.exit(remoteAddress === undefined ? 0 : 1));",
-  )) && 'on this system, accept() does not return a connection that was reset earlier';
-
-/** Resolves when the system says that the program is in the state: S, asleep until something comes; T, stopped. */
+/** Resolves when the system says that the program is in the state: S, asleep until something happens; T, stopped. */
 export async function inState(program: ChildProcess, state: 'S' | 'T'): Promise<void> {
   while (!stateOf(program).startsWith(state)) await setTimeout(10);
 }
@@ -255,18 +204,9 @@ function stateOf({ pid, exitCode, signalCode }: ChildProcess): string {
   return spawnSync('ps', ['-o', 'state=', '-p', `${pid}`], { encoding: 'utf8' }).stdout;
 }
 
-/** The most memory that a program has held so far, in bytes; 0 when it has ended, or without /proc. */
+/** The most memory that a program has held so far, in bytes; 0 when it has ended, and without /proc. */
 export function peakMemory({ pid }: { pid?: number | undefined }): number {
   const file = `/proc/${pid}/status`;
   const [, kilobytes = 0] = /^VmHWM:\s+(\d+) kB$/m.exec(existsSync(file) ? readFileSync(file, 'utf8') : '') ?? [];
   return Number(kilobytes) * 1024;
-}
-
-/** Why a program's memory can't be told here, in words; false if it can. For the `skip` of a test. */
-export const noPeakMemory = () => (peakMemory(process) === 0 ? 'there is no /proc that tells the peak memory' : false);
-
-/** Why there is no ::1 here, in words; false if there is. For the `skip` of a test. */
-export function noIPv6(): string | false {
-  const addresses = Object.values(networkInterfaces()).flat().map((network) => network?.address);
-  return addresses.includes('::1') ? false : 'the loopback interface has no IPv6 address';
 }
