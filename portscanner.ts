@@ -13,66 +13,65 @@
  * A port that stays silent is filtered. The exit status is 0 if a port is
  * open, 1 if none is, and 2 if the scan failed.
  *
- * Left out on purpose: more than one host; UDP; scans that never complete a
- * connection, which need raw sockets; fewer packets at a time if the timeout
- * is so short that no lost packet can be noticed.
+ * Left out on purpose: more than one host; UDP; scans with raw sockets; fewer
+ * packets at a time if the timeout is too short to notice that some get lost.
  */
 import { isIP, isIPv6, Socket } from 'node:net';
 import yargs from 'yargs';
 
 const TIMEOUT = 3; // seconds to wait for a reply
-const SECOND_SYN = 1000; // milliseconds until the system repeats a SYN that got no reply (RFC 6298, 2.1)
-const LATE = 0.9 * SECOND_SYN; // later than the quickest answer by this much: a packet was probably lost
-const SHORT = 1.2 * SECOND_SYN; // a timeout that ends before an answer to a second SYN arrives
+const SECOND_SYN_MS = 1000; // the system repeats a SYN that got no reply after this time (RFC 6298, 2.1)
+const LATE_MS = 0.9 * SECOND_SYN_MS; // a reply that is later than the quickest one by this much shows a lost packet
+const SHORT_MS = 1.2 * SECOND_SYN_MS; // a shorter timeout ends before a late reply arrives
 const MOST_IN_FLIGHT = 4096; // probes that wait for a reply at the same time; each takes about 20 kB of memory
 const FEWEST_IN_FLIGHT = 16;
-const MANY_SILENT = 100; // so many silent ports deserve a second look
-const FRUITLESS_ROUNDS = 2; // rounds in a row without an answer, after which silent ports are taken for filtered
+const MANY_SILENT = 100; // this many silent ports get a second look
+const FRUITLESS_ROUNDS = 2; // after so many rounds in a row without a reply, silent ports count as filtered
 const MOST_ROUNDS = 20; // so that no host can make a scan endless
 const VERSION = '1.0.0'; // as in package.json
 const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]';
 
-type Reply = 'open' | 'closed' | 'silent' | 'no socket'; // of one probe
-type Answer = 'open' | 'closed' | 'filtered'; // as printed
-type Ask = (port: number) => Promise<Reply>;
+type State = 'open' | 'closed' | 'filtered'; // of a port, as printed
+type Reply = 'open' | 'closed' | 'silent' | 'no socket'; // to one probe
+type Probe = (port: number) => Promise<Reply>;
+type Round = { silent: number[]; replies: number; late: number }; // how many ports replied, and how many late
 type Options = { host: string; ports: number[]; timeout: number; openOnly: boolean }; // the timeout is in seconds
-type Round = { silent: number[]; answered: number; late: number }; // how many ports answered, how many of them late
-class Failure extends Error {} // an error that we expect: it is reported in one line, any other with its stack
+class ExpectedError extends Error {} // it is reported in one line; any other error shows its stack
 
-/** The scanner: prints the address of the host and the answer of each port, in the order given. */
+/** The scanner: prints the address of the host and the state of each port, in the order given. */
 async function scan({ host, ports, timeout, openOnly }: Options): Promise<void> {
-  process.exitCode = 2; // until all answers are known
+  process.exitCode = 2; // until the state of every port is known
   const address = await addressOf(host); // gethostbyname()
   console.log(`Connecting to ${address}...`);
 
-  const answers = new Map<number, Answer>();
+  const states = new Map<number, State>();
   let printed = 0; // how many ports
-  const tell = (port: number, answer: Answer) => {
-    answers.set(port, answer);
-    printed = printInOrder(ports, printed, answers, openOnly);
+  const setState = (port: number, state: State) => {
+    states.set(port, state);
+    printed = printInOrder(ports, printed, states, openOnly);
   };
-  const ask: Ask = async (port) => {
+  const probePort: Probe = async (port) => {
     const reply = await probe(address, port, timeout);
-    if (reply === 'open' || reply === 'closed') tell(port, reply);
+    if (reply === 'open' || reply === 'closed') setState(port, reply);
     return reply;
   };
-  if (ports.length > 1) showProgress(answers, ports.length);
-  const filtered = await askAll(ports, timeout, ask);
-  for (const port of filtered) tell(port, 'filtered');
-  process.exitCode = [...answers.values()].includes('open') ? 0 : 1;
+  if (ports.length > 1) showProgress(states, ports.length);
+  const filtered = await probeAll(ports, timeout, probePort);
+  for (const port of filtered) setState(port, 'filtered');
+  process.exitCode = [...states.values()].includes('open') ? 0 : 1;
 }
 
 /**
- * Asks one port. Resolves to what it replies to a SYN within the timeout, in seconds (RFC 9293, 3.5):
+ * Probes one port. Resolves to its reply to a SYN within the timeout, in seconds (RFC 9293, 3.5):
  *
  * - SYN-ACK: open. The connection is established, and we close it.
- * - RST: closed. The ICMP error "port unreachable" looks the same to connect(2).
+ * - RST: closed. To connect(2), the ICMP error "port unreachable" looks the same.
  * - nothing, or another ICMP error: silent. There is a firewall or no such host, or a packet was lost.
  *
- * Rejects if this machine cannot send a SYN, for instance because it has no route to the host.
+ * Ends the program if this machine can't send a SYN, for instance if it has no route to the host (ENETUNREACH).
  */
 function probe(address: string, port: number, timeout: number): Promise<Reply> {
-  return new Promise((resolve, reject) => {
+  return new Promise((resolve) => {
     const socket = new Socket();
     const settle = (reply: Reply) => {
       socket.destroy(); // close()
@@ -80,7 +79,7 @@ function probe(address: string, port: number, timeout: number): Promise<Reply> {
     };
     socket.connect(port, address); // socket(AF_INET, SOCK_STREAM), connect()
 
-    // settimeout(). If a reply is waiting when the time is up, setImmediate() lets Node handle the reply first.
+    // settimeout(). If a reply has arrived when the time is up, setImmediate() lets Node handle the reply first.
     socket.on('connectionAttempt', () => socket.setTimeout(timeout * 1000));
     socket.on('timeout', () => setImmediate(settle, 'silent'));
 
@@ -88,18 +87,18 @@ function probe(address: string, port: number, timeout: number): Promise<Reply> {
     const toItself = () => socket.localPort === port && socket.localAddress === socket.remoteAddress;
     socket.on('connect', () => settle(toItself() ? 'closed' : 'open'));
 
-    // connect() failed after a while: that is the reply, or the lack of one.
+    // connect() failed after a while: this is the reply, or the lack of one.
     socket.on('connectionAttemptFailed', (_address, _port, _family, { code }: NodeJS.ErrnoException) => {
       if (code === 'ECONNREFUSED') settle('closed');
       else if (code === 'ECONNRESET' || code === 'EPIPE') settle('open'); // an RST, but after the handshake
-      else if (code !== 'EADDRINUSE') settle('silent'); // on Windows, EADDRINUSE is an error of this machine
+      else if (code !== 'EADDRINUSE') settle('silent'); // Windows means this machine by that code, and 'error' follows
     });
 
-    // socket() or connect() failed at once: this machine sent no SYN.
+    // socket() or connect() failed at once: this machine sent no SYN, perhaps because one of its rules forbids it.
     socket.on('error', ({ code = '' }: NodeJS.ErrnoException) => {
-      if (['EACCES', 'EPERM', 'EHOSTUNREACH'].includes(code)) settle('silent'); // a rule for this port or host
+      if (['EACCES', 'EPERM', 'EHOSTUNREACH'].includes(code)) settle('silent');
       else if (['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM'].includes(code)) settle('no socket');
-      else reject(new Failure(`cannot scan port ${port} of ${address} (${code})`));
+      else fail(new ExpectedError(`cannot scan port ${port} of ${address} (${code})`));
     });
   });
 }
@@ -108,106 +107,108 @@ function probe(address: string, port: number, timeout: number): Promise<Reply> {
 function addressOf(host: string): Promise<string> {
   return new Promise((resolve, reject) => {
     if (isIP(host)) return resolve(host);
-    const socket = new Socket(); // in node:net, the one module that our scripts share, only connect() looks up names
-    socket.connect({ host, port: 1, family: 4 }); // family 4 is AF_INET
+    const socket = new Socket(); // node:net, the only module that two scripts may share, looks up names in connect()
+    socket.connect({ host, port: 1, family: 4 }); // family 4 is AF_INET; the port doesn't matter
     socket.on('lookup', (error: NodeJS.ErrnoException | null, address) => {
       socket.destroy(); // before it sends a SYN
-      if (error) reject(new Failure(`cannot find an IPv4 address of ${host} (${error.code})`));
+      if (error) reject(new ExpectedError(`cannot find an IPv4 address of ${host} (${error.code})`));
       else resolve(address);
     });
   });
 }
 
-/** Asks all ports. Resolves to those that are filtered: they stay silent although no packet seems to have been lost. */
-async function askAll(ports: number[], timeout: number, ask: Ask): Promise<number[]> {
-  const first = await askOnce(ports, MOST_IN_FLIGHT, ask); // in a good network, this is all
-  const hostAnswers = first.answered > 0;
-  const packetsLost = first.late > 0 || timeout * 1000 < SHORT; // a short timeout hides a loss
-  if (hostAnswers && packetsLost) return askUntilSilent(first.silent, slowDown(MOST_IN_FLIGHT, first), ask);
-  if (hostAnswers && first.silent.length >= MANY_SILENT) return lookAgain(first.silent, ask);
+// From here on: many ports, and networks that lose packets.
+
+/** Probes all ports. Resolves to those that are filtered: they stay silent although no packet seems to get lost. */
+async function probeAll(ports: number[], timeout: number, probePort: Probe): Promise<number[]> {
+  const first = await probeOnce(ports, MOST_IN_FLIGHT, probePort); // in a good network, there is no other round
+  const hostReplies = first.replies > 0;
+  const packetsLost = first.late > 0 || timeout * 1000 < SHORT_MS; // a short timeout hides losses, so we assume them
+  if (hostReplies && packetsLost) return retry(first.silent, slowDown(MOST_IN_FLIGHT, first), probePort);
+  if (hostReplies && first.silent.length >= MANY_SILENT) return lookAgain(first.silent, probePort);
   return first.silent;
 }
 
-/** A second look at many silent ports: was it a firewall, or an outage? Asks some again; if one answers, the others. */
-async function lookAgain(ports: number[], ask: Ask): Promise<number[]> {
+/** A second look at many silent ports: a firewall drops packets for ever, an outage ends. Retries all if one replies. */
+async function lookAgain(ports: number[], probePort: Probe): Promise<number[]> {
   const step = Math.ceil(ports.length / MOST_IN_FLIGHT);
   const sample = ports.filter((_, index) => index % step === 0); // evenly spread
   const rest = ports.filter((_, index) => index % step !== 0);
-  const look = await askOnce(sample, MOST_IN_FLIGHT, ask);
-  return look.answered === 0 ? ports : askUntilSilent([...look.silent, ...rest], MOST_IN_FLIGHT / 4, ask);
+  const look = await probeOnce(sample, MOST_IN_FLIGHT, probePort);
+  return look.replies === 0 ? ports : retry([...look.silent, ...rest], MOST_IN_FLIGHT / 4, probePort);
 }
 
-/** Asks silent ports again, in rounds, until none answers any more. Resolves to those that are still silent. */
-async function askUntilSilent(ports: number[], limit: number, ask: Ask): Promise<number[]> {
-  let silent = ports;
+/** Probes silent ports again, in rounds, until none replies any more. Resolves to those that stay silent. */
+async function retry(silent: number[], limit: number, probePort: Probe): Promise<number[]> {
   let fruitless = 0;
   for (let count = 0; count < MOST_ROUNDS && fruitless < FRUITLESS_ROUNDS && silent.length > 0; count++) {
-    const round = await askOnce(silent, limit, ask);
-    fruitless = round.answered === 0 ? fruitless + 1 : 0;
+    const round = await probeOnce(silent, limit, probePort);
+    fruitless = round.replies === 0 ? fruitless + 1 : 0;
     limit = slowDown(limit, round);
     silent = round.silent;
   }
   return silent;
 }
 
-/** The limit for the next round: a quarter if many packets were lost, but enough for a round to end in 64 timeouts. */
-function slowDown(limit: number, { silent, answered, late }: Round): number {
-  return late > answered / 4 ? Math.max(limit / 4, silent.length / 64, FEWEST_IN_FLIGHT) : limit;
+/** The next limit of probes in flight: a quarter if many packets were lost, but so many that 64 timeouts will do. */
+function slowDown(limit: number, { silent, replies, late }: Round): number {
+  return late > replies / 4 ? Math.max(limit / 4, silent.length / 64, FEWEST_IN_FLIGHT) : limit;
 }
 
-/** A round: asks each port once, with at most limit probes in flight. Rejects as soon as this machine fails. */
-async function askOnce(ports: number[], limit: number, ask: Ask): Promise<Round> {
+/** A round: probes each port once, with at most limit probes in flight. Throws if the system has no socket at all. */
+async function probeOnce(ports: number[], limit: number, probePort: Probe): Promise<Round> {
   const left = [...ports].reverse(); // pop() takes the next port
   const silent: number[] = [];
-  const times: number[] = []; // milliseconds that each answer took
+  const times: number[] = []; // milliseconds that each reply took
   let working = 0;
 
-  /** Asks one port after another, until none is left or the system has no socket for it. */
+  /** A worker: probes one port after another, until none is left, or until the system has no socket for it. */
   const work = async () => {
     working++;
     for (let port = left.pop(); port !== undefined; port = left.pop()) {
       const begin = performance.now();
-      const reply = await ask(port);
-      if (reply === 'silent') silent.push(port);
-      else if (reply !== 'no socket') times.push(performance.now() - begin);
-      else {
-        left.push(port); // for the other workers
-        limit = working - 1;
-        if (limit === 0) throw new Failure('cannot open a single socket (see "ulimit -n")');
+      const reply = await probePort(port);
+      if (reply === 'no socket') {
+        left.push(port); // for another worker
+        limit = Math.max(working - 1, 1);
         break;
       }
+      if (reply === 'silent') silent.push(port);
+      else times.push(performance.now() - begin);
     }
     working--;
   };
 
-  const workers: Promise<void>[] = [];
-  while (left.length > 0 && working < limit) {
-    workers.push(work());
-    await Promise.race([workers.at(-1), new Promise(setImmediate)]); // Node handles the replies that have arrived
+  while (left.length > 0) {
+    const before = left.length;
+    const workers: Promise<void>[] = [];
+    for (let started = 0; started < limit && left.length > 0; started++) {
+      workers.push(work());
+      await new Promise(setImmediate); // so that Node handles the replies that have arrived
+    }
+    await Promise.all(workers);
+    if (left.length === before) throw new ExpectedError('cannot open a single socket (see "ulimit -n")');
   }
-  await Promise.all(workers);
   const quickest = times.reduce((least, time) => Math.min(least, time), Infinity);
-  const late = times.filter((time) => time > quickest + LATE);
-  return { silent, answered: times.length, late: late.length };
+  return { silent, replies: times.length, late: times.filter((time) => time > quickest + LATE_MS).length };
 }
 
-/** Prints answers in the order of ports, from an index on, until one is not known yet. Returns that one's index. */
-function printInOrder(ports: number[], index: number, answers: Map<number, Answer>, openOnly: boolean): number {
-  for (; index < ports.length; index++) {
-    const port = ports[index] ?? 0;
-    const answer = answers.get(port);
-    if (answer === undefined) break;
-    if (answer === 'open') console.log(`[OK] TCP port ${port} is open`);
-    else if (!openOnly) console.log(`[FAILED] TCP port ${port} is ${answer}`);
+/** Prints states in the order of ports, from an index on, until one is unknown yet. Returns the index of that port. */
+function printInOrder(ports: number[], index: number, states: Map<number, State>, openOnly: boolean): number {
+  for (let port = ports[index]; port !== undefined; port = ports[++index]) {
+    const state = states.get(port);
+    if (state === undefined) break;
+    if (state === 'open') console.log(`[OK] TCP port ${port} is open`);
+    else if (!openOnly) console.log(`[FAILED] TCP port ${port} is ${state}`);
   }
   return index;
 }
 
-/** Shows on the terminal how many answers are known. The line of an answer is longer, and covers this one. */
-function showProgress(answers: Map<number, Answer>, total: number): void {
+/** Shows on the terminal how many states are known. The line of a port is longer, and covers this one. */
+function showProgress(states: Map<number, State>, total: number): void {
   const stdoutIsPipe = process.stdout instanceof Socket && !process.stdout.isTTY; // its reader may use the terminal
   if (!process.stderr.isTTY || stdoutIsPipe) return;
-  setInterval(() => process.stderr.write(`\x1b[K${answers.size} of ${total} ports\r`), 100).unref();
+  setInterval(() => process.stderr.write(`\x1b[K${states.size} of ${total} ports\r`), 100).unref();
   process.on('exit', () => process.stderr.write('\x1b[K')); // erases the line
 }
 
@@ -219,7 +220,7 @@ function parseArguments(args: string[]): Options | undefined {
   const parser = yargs(detached)
     .usage(USAGE)
     .locale('en')
-    .parserConfiguration({ 'boolean-negation': false, 'camel-case-expansion': false, 'dot-notation': false })
+    .parserConfiguration({ 'dot-notation': false }) // or --open.x would be taken for --open
     .option('host', { ...text, alias: 'H', describe: 'IPv4 address, IPv6 address or name (looked up as IPv4)' })
     .option('port', { ...text, alias: 'p', describe: 'TCP ports to scan: 54321, 22,80,443, 8000-8100, or - for all' })
     .option('timeout', { ...text, alias: 't', describe: 'seconds to wait for each port, up to 3600', default: TIMEOUT })
@@ -257,19 +258,20 @@ function parsePorts(list: unknown): number[] {
 }
 
 /** The error for a wrong command line. Control characters are escaped: they could control the terminal. */
-function usageError(message: string): Failure {
-  return new Failure(`${message.replace(/\p{C}/gu, encodeURI)}\n${USAGE}`);
+function usageError(message: string): ExpectedError {
+  const escape = (character: string) => `\\u{${character.codePointAt(0)?.toString(16)}}`;
+  return new ExpectedError(`${message.replace(/\p{C}/gu, escape)}\n${USAGE}`);
 }
 
 /** Reports an error, and ends the program with status 2, once stdout has taken all that was printed before. */
 function fail(error: Error): void {
   process.stdout.write('', () => {
-    console.error(error instanceof Failure ? `portscanner.ts: ${error.message}` : error);
+    console.error(error instanceof ExpectedError ? `portscanner.ts: ${error.message}` : error);
     process.exit(2);
   });
 }
 
-process.on('uncaughtException', fail); // Node's own status for it is 1, which means here that no port is open
+process.on('uncaughtException', fail); // a usage error, or a mistake in the source; Node's own status for them is 1
 process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
   if (code !== 'EPIPE') console.error(`portscanner.ts: cannot print the answers (${code})`); // a full disk
   process.exit(2); // at EPIPE in silence: the reader has left, as head(1) does after ten lines

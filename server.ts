@@ -20,16 +20,16 @@ import { type AddressInfo, createServer, isIPv6, type Server, type Socket } from
 
 const HOST = 'localhost';
 const PORT = 54321;
-const BACKLOG = 1; // connections that may wait for accept(); Linux lets one more wait, see listen(2)
-const LINE_SIZE = 1024; // the most bytes that one printed line shows, as if recv(1024) had returned them
+const BACKLOG = 1; // connections that may wait for accept(); Linux lets one more wait
+const LINE_SIZE = 1024; // bytes that one printed line shows at most, as if recv(1024) had returned them
 const LAST_LINE = 'Server is shutting down. Bye!\n';
-class Failure extends Error {} // an error that we expect: it is reported in one line, any other with its stack
-class UsageError extends Failure {}
+class ExpectedError extends Error {} // it is reported in one line; any other error shows its stack
+class UsageError extends ExpectedError {}
 
 /** The server, step by step. Each comment names a call of Python's socket module. */
 async function serve(host: string, port: number): Promise<void> {
   const server = await listen(host, port); // socket(), bind(), listen()
-  process.on('SIGINT', end).on('SIGTERM', end); // Ctrl-C and kill(1)
+  process.on('SIGINT', endAtSignal).on('SIGTERM', endAtSignal); // Ctrl-C and kill(1)
   console.log(`Server started on ${host}, listening on TCP port ${(server.address() as AddressInfo).port}`);
   const connection = await accept(server); // accept()
   server.close(); // close() the listening socket: a client that waits in the backlog gets an RST
@@ -41,7 +41,7 @@ async function serve(host: string, port: number): Promise<void> {
       await sendAll(connection, received); // sendall()
     } // close(): the loop closes the connection when it ends
   } catch (error) {
-    throw failure('connection lost', error as Error);
+    throw inWords('connection lost', error as Error);
   } finally {
     await print(lineOf(decoder.decode()) + LAST_LINE); // the decoder may hold an incomplete character
   }
@@ -50,13 +50,13 @@ async function serve(host: string, port: number): Promise<void> {
 /** socket(AF_INET, SOCK_STREAM), bind(), listen(). Throws if one fails, for instance with EADDRINUSE, see bind(2). */
 async function listen(host: string, port: number): Promise<Server> {
   try {
-    const { address } = await lookup(host, { family: 4 }); // gethostbyname(), as AF_INET needs an IPv4 address
+    const { address } = await lookup(host, { family: 4 }); // gethostbyname(); an address stays as it is
     const server = createServer({ allowHalfOpen: true }); // after the client's FIN, we can still send
     server.listen({ host: address, port, backlog: BACKLOG });
     await new Promise((resolve, reject) => server.once('listening', resolve).once('error', reject));
-    return server.removeAllListeners('error'); // a later error is not one of listen()
+    return server.removeAllListeners('error'); // an error after this is not one of listen()
   } catch (error) {
-    throw failure(`cannot listen on ${host} port ${port}`, error as Error);
+    throw inWords(`cannot listen on ${host} port ${port}`, error as Error);
   }
 }
 
@@ -70,7 +70,7 @@ function print(lines: string): Promise<void> {
   return new Promise((resolve) => process.stdout.write(lines, () => resolve()));
 }
 
-/** sendall(): resolves when the system has taken the bytes. A slow client holds us back. Rejects if it is gone. */
+/** sendall(): resolves when the system has taken the bytes. A slow client holds us back. Rejects with the cause. */
 function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     connection.write(bytes, (error) => (error ? reject(connection.errored ?? error) : resolve()));
@@ -104,8 +104,8 @@ function peerOf({ remoteAddress = 'unknown', remotePort = 0 }: Socket): string {
   return `${isIPv6(remoteAddress) ? `[${remoteAddress}]` : remoteAddress}:${remotePort}`;
 }
 
-/** Ends the program at a signal. The system closes the sockets. */
-function end(): void {
+/** Ends the program at once. The system closes the sockets. */
+function endAtSignal(): void {
   process.stdout.write(LAST_LINE);
   process.exit();
 }
@@ -116,32 +116,32 @@ const USAGE = `Usage: npx ts-node server.ts [host] [port]
 
 /** The host and port of the command line; undefined at --help, which it prints. Throws if an argument is wrong. */
 function parseArguments(args: string[]): { host: string; port: number } | undefined {
-  const end = args.includes('--') ? args.indexOf('--') : args.length; // no options after it
-  const option = args.slice(0, end).find((arg) => arg.startsWith('-'));
-  const [host = HOST, port = String(PORT), unexpected] = args.filter((_, index) => index !== end);
+  const option = args.find((arg) => arg.startsWith('-') && arg !== '--'); // "--" ends the options: none may follow
+  const [host = HOST, port = String(PORT), unexpected] = args.filter((arg) => arg !== '--');
   if (option === '-h' || option === '--help') return void console.log(USAGE);
   if (option !== undefined) throw new UsageError(`unknown option "${option}"`);
   if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"`);
-  if (/^\d+$|[:[\]]/.test(host) && !isIPv6(host)) throw new UsageError(`"${host}" is neither a name nor an address`);
+  const looksWrong = /^\d+$|[:[\]]/.test(host) && !isIPv6(host); // such as 8080 and localhost:8080
+  if (looksWrong) throw new UsageError(`"${host}" is neither a name nor an address`);
   if (!/^\d{1,5}$/.test(port) || Number(port) > 65535) throw new UsageError(`"${port}" is not a port from 0 to 65535`);
   return { host: host || '0.0.0.0', port: Number(port) }; // INADDR_ANY, see ip(7)
 }
 
 /** The error of a system call in words, with its code; any other error as it is. */
-function failure(what: string, error: NodeJS.ErrnoException): Error {
-  return error.syscall === undefined ? error : new Failure(`${what} (${error.code})`);
+function inWords(what: string, error: NodeJS.ErrnoException): Error {
+  return error.syscall === undefined ? error : new ExpectedError(`${what} (${error.code})`);
 }
 
 /** Reports an error once stdout has taken what was printed before. Ends with status 1; at a usage error, with 2. */
 function fail(error: Error): void {
   process.stdout.write('', () => {
-    console.error(error instanceof Failure ? `server.ts: ${visible(error.message)}` : error);
+    console.error(error instanceof ExpectedError ? `server.ts: ${visible(error.message)}` : error);
     if (error instanceof UsageError) console.error(USAGE);
     process.exit(error instanceof UsageError ? 2 : 1);
   });
 }
 
-process.on('uncaughtException', fail);
+process.on('uncaughtException', fail); // a usage error, or a mistake in the source
 process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => { // the echo goes on
   if (code !== 'EPIPE' && !process.exitCode) console.error(`server.ts: cannot print (${code})`); // a full disk, once
   if (code !== 'EPIPE') process.exitCode = 1; // EPIPE is no failure: the reader has left, as head(1) does
