@@ -33,22 +33,22 @@ async function talk(host: string, port: number, message: Buffer): Promise<void> 
   console.log('Sending some data...');
   connection.write(message); // sendall(), without waiting: if we didn't read meanwhile, a long echo would block both
   const { reply, error } = await receive(connection, message.length); // recv(), until EOF, and close()
-  const replied = reply.length > 0 || message.length === 0; // nothing is the right reply to nothing
-  if (replied) console.log(`Response from server: ${visible(reply.toString())}`);
+  if (reply.length > 0 || message.length === 0) console.log(`Response from server: ${visible(reply.toString())}`);
   console.log('Connection closed.');
-  check(reply, message, error);
+  throwUnlessEcho(reply, message, error);
 }
 
-/** socket(AF_INET, SOCK_STREAM), settimeout(), connect(). Rejects if one fails, for instance with ECONNREFUSED. */
+/** socket(AF_INET, SOCK_STREAM), connect(). Rejects if one fails, for instance with ECONNREFUSED. */
 function connect(host: string, port: number): Promise<Socket> {
   const failed = `connection to ${host} port ${port} failed`;
   return new Promise((resolve, reject) => {
     const connection = new Socket({ allowHalfOpen: true }); // after the server's FIN, we can still send
     connection.connect({ host, port, family: 4 }); // AF_INET: a name is looked up as IPv4
-    connection.on('connectionAttempt', () => connection.setTimeout(TIMEOUT * 1000)); // the lookup is over
-    const silence = new ExpectedError(`nothing arrived from ${host} port ${port} for ${TIMEOUT} s`);
-    connection.on('timeout', () => connection.destroy(silence));
-    connection.on('error', (error) => reject(inWords(failed, error))); // a later error is thrown in receive()
+    connection.on('connectionAttempt', () => connection.setTimeout(TIMEOUT * 1000)); // settimeout(), after the lookup
+    connection.on('timeout', () => {
+      connection.destroy(new ExpectedError(`nothing arrived from ${host} port ${port} for ${TIMEOUT} s`));
+    });
+    connection.on('error', (error) => reject(systemError(failed, error))); // once connected, receive() throws instead
     connection.on('connect', () => {
       if (!isSelfConnection(connection)) return resolve(connection);
       connection.destroy(new ExpectedError(`${failed} (ECONNREFUSED): nothing listens, TCP connected it to itself`));
@@ -65,35 +65,36 @@ function isSelfConnection({ localAddress, localPort, remoteAddress, remotePort }
  * recv(), until EOF, and close(): resolves to all bytes that arrived, and to the error if the connection broke. Once
  * all bytes are back, we send our FIN. A server then closes, too; if it doesn't, the timeout ends the wait.
  */
-async function receive(connection: Socket, length: number): Promise<{ reply: Buffer; error?: Error }> {
+async function receive(connection: Socket, length: number): Promise<{ reply: Buffer; error: Error | undefined }> {
   const pieces: Buffer[] = [];
   let missing = length;
+  let lost: Error | undefined;
   if (missing === 0) connection.end(); // shutdown(), after an empty message
   try {
     for await (const piece of connection) {
       pieces.push(piece);
       missing -= piece.length;
-      if (missing <= 0) connection.end(); // shutdown()
-      if (missing < 0) break; // it is no echo, and may go on for ever
+      if (missing < 0) break; // this is no echo, and may go on for ever
+      if (missing === 0) connection.end(); // shutdown()
     } // close(): the loop closes the connection when it ends
   } catch (error) {
     if (error !== connection.errored) throw error; // not the network, but a mistake in this source
-    return { reply: Buffer.concat(pieces), error: error as Error };
+    lost = connection.errored as Error;
   }
-  return { reply: Buffer.concat(pieces) };
+  return { reply: Buffer.concat(pieces), error: lost };
 }
 
 /** Throws unless the reply is the message. After a right reply, it doesn't matter how the connection ended. */
-function check(reply: Buffer, message: Buffer, error?: Error): void {
+function throwUnlessEcho(reply: Buffer, message: Buffer, error: Error | undefined): void {
   if (reply.equals(message)) return;
-  if (error) throw inWords('connection lost', error);
+  if (error) throw systemError('connection lost', error);
   const { length } = message;
   if (reply.length < length) throw new ExpectedError(`server closed after ${reply.length} of ${length} bytes`);
   if (reply.length > length) throw new ExpectedError(`server sent more than the ${length} bytes of the message`);
   throw new ExpectedError('the reply differs from the message');
 }
 
-/** Escapes what controls a terminal: C0 except tab and newline, DEL, C1, and what reverses the order of characters. */
+/** Escapes what controls a terminal, as repr() does: C0 except tab and newline, DEL, C1, and what reverses text. */
 function visible(text: string): string {
   return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, (character) => {
     const code = character.charCodeAt(0).toString(16);
@@ -106,12 +107,15 @@ const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
   port     1 to 65535 (default: ${PORT})
   message  any text, sent as UTF-8 (default: ${MESSAGE})`;
 
-/** What the command line says; undefined at --help, which it prints. Throws if an argument is wrong. */
-function parseArguments(args: string[]): { host: string; port: number; message: Buffer } | undefined {
-  const words = args.filter((_, index) => index !== args.indexOf('--')); // "--" ends the options
+/** The three arguments. Throws if one is wrong. At --help, prints it and exits. */
+function parseArguments(args: string[]): { host: string; port: number; message: Buffer } {
+  const words = args.filter((_, index) => index !== args.indexOf('--')); // the first "--" ends the options
   const [host = HOST, port = String(PORT), message = MESSAGE, unexpected] = words;
   const option = words.slice(0, 2).find((word) => word.startsWith('-')); // a message may start with a dash
-  if (option === '-h' || option === '--help') return void console.log(USAGE);
+  if (option === '-h' || option === '--help') {
+    console.log(USAGE);
+    process.exit();
+  }
   if (option !== undefined) throw new UsageError(`unknown option "${option}"`);
   if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"`);
   const looksWrong = /^\d*$|[:[\]]/.test(host) && !isIPv6(host); // such as '', 8080 and localhost:8080
@@ -123,7 +127,7 @@ function parseArguments(args: string[]): { host: string; port: number; message: 
 }
 
 /** The error of a system call in words, with its code; any other error as it is. */
-function inWords(what: string, error: NodeJS.ErrnoException): Error {
+function systemError(what: string, error: NodeJS.ErrnoException): Error {
   return error.syscall === undefined ? error : new ExpectedError(`${what} (${error.code})`);
 }
 
@@ -138,8 +142,9 @@ function fail(error: Error): void {
 
 process.on('uncaughtException', fail); // a usage error, or a mistake in the source
 process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => { // the conversation goes on
-  if (code !== 'EPIPE' && !process.exitCode) console.error(`client.ts: cannot print (${code})`); // a full disk, once
-  if (code !== 'EPIPE') process.exitCode = 1; // EPIPE is no failure: the reader has left, as head(1) does
+  if (code === 'EPIPE' || process.exitCode === 1) return; // its reader has left, as head(1) does; or reported already
+  console.error(`client.ts: cannot print (${code})`);
+  process.exitCode = 1;
 });
-const options = parseArguments(process.argv.slice(2));
-if (options) talk(options.host, options.port, options.message).catch(fail);
+const { host, port, message } = parseArguments(process.argv.slice(2));
+talk(host, port, message).catch(fail);

@@ -20,14 +20,6 @@ import { isIP, isIPv6, Socket } from 'node:net';
 import yargs from 'yargs';
 
 const TIMEOUT = 3; // seconds to wait for a reply
-const SECOND_SYN_MS = 1000; // the system repeats a SYN that got no reply after this time (RFC 6298, 2.1)
-const LATE_MS = 0.9 * SECOND_SYN_MS; // a reply that is later than the quickest one by this much shows a lost packet
-const SHORT_MS = 1.2 * SECOND_SYN_MS; // a shorter timeout ends before a late reply arrives
-const MOST_IN_FLIGHT = 4096; // probes that wait for a reply at the same time; each takes about 20 kB of memory
-const FEWEST_IN_FLIGHT = 16;
-const MANY_SILENT = 100; // this many silent ports get a second look
-const FRUITLESS_ROUNDS = 2; // after so many rounds in a row without a reply, silent ports count as filtered
-const MOST_ROUNDS = 20; // so that no host can make a scan endless
 const VERSION = '1.0.0'; // as in package.json
 const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]';
 
@@ -87,11 +79,11 @@ function probe(address: string, port: number, timeout: number): Promise<Reply> {
     const toItself = () => socket.localPort === port && socket.localAddress === socket.remoteAddress;
     socket.on('connect', () => settle(toItself() ? 'closed' : 'open'));
 
-    // connect() failed after a while: this is the reply, or the lack of one.
+    // connect() failed after a while: this is the reply, or the lack of one. (settle() keeps 'error' from following.)
     socket.on('connectionAttemptFailed', (_address, _port, _family, { code }: NodeJS.ErrnoException) => {
       if (code === 'ECONNREFUSED') settle('closed');
       else if (code === 'ECONNRESET' || code === 'EPIPE') settle('open'); // an RST, but after the handshake
-      else if (code !== 'EADDRINUSE') settle('silent'); // Windows means this machine by that code, and 'error' follows
+      else if (code !== 'EADDRINUSE') settle('silent'); // that one, on Windows, is an error of this machine: see below
     });
 
     // socket() or connect() failed at once: this machine sent no SYN, perhaps because one of its rules forbids it.
@@ -107,7 +99,7 @@ function probe(address: string, port: number, timeout: number): Promise<Reply> {
 function addressOf(host: string): Promise<string> {
   return new Promise((resolve, reject) => {
     if (isIP(host)) return resolve(host);
-    const socket = new Socket(); // node:net, the only module that two scripts may share, looks up names in connect()
+    const socket = new Socket(); // no two of our scripts share a module but node:net, which looks up names in connect()
     socket.connect({ host, port: 1, family: 4 }); // family 4 is AF_INET; the port doesn't matter
     socket.on('lookup', (error: NodeJS.ErrnoException | null, address) => {
       socket.destroy(); // before it sends a SYN
@@ -117,25 +109,33 @@ function addressOf(host: string): Promise<string> {
   });
 }
 
-// From here on: many ports, and networks that lose packets.
+// From here on: many ports at once, in networks that lose packets.
+const SECOND_SYN_MS = 1000; // the system repeats a SYN that got no reply after this time (RFC 6298, 2.1)
+const LATE_MS = 0.9 * SECOND_SYN_MS; // a reply that is later than the quickest one by this much shows a lost packet
+const SHORT_MS = 1.2 * SECOND_SYN_MS; // a shorter timeout ends before a late reply arrives
+const MOST_IN_FLIGHT = 4096; // probes that wait for a reply at the same time; each takes about 20 kB of memory
+const FEWEST_IN_FLIGHT = 16;
+const MANY_SILENT = 100; // this many silent ports get a second look
+const FRUITLESS_ROUNDS = 2; // after so many rounds in a row without a reply, silent ports count as filtered
+const MOST_ROUNDS = 20; // so that no host can make a scan endless
 
 /** Probes all ports. Resolves to those that are filtered: they stay silent although no packet seems to get lost. */
 async function probeAll(ports: number[], timeout: number, probePort: Probe): Promise<number[]> {
   const first = await probeOnce(ports, MOST_IN_FLIGHT, probePort); // in a good network, there is no other round
-  const hostReplies = first.replies > 0;
-  const packetsLost = first.late > 0 || timeout * 1000 < SHORT_MS; // a short timeout hides losses, so we assume them
-  if (hostReplies && packetsLost) return retry(first.silent, slowDown(MOST_IN_FLIGHT, first), probePort);
-  if (hostReplies && first.silent.length >= MANY_SILENT) return lookAgain(first.silent, probePort);
-  return first.silent;
+  if (first.replies === 0) return first.silent; // no such host, or a firewall around all of it
+  const packetsLost = first.late > 0 || timeout * 1000 < SHORT_MS; // a short timeout hides losses: we assume them
+  if (packetsLost) return retry(first.silent, slowDown(MOST_IN_FLIGHT, first), probePort);
+  return first.silent.length >= MANY_SILENT ? lookAgain(first.silent, probePort) : first.silent;
 }
 
-/** A second look at many silent ports: a firewall drops packets for ever, an outage ends. Retries all if one replies. */
+/** A second look at many silent ports: a firewall drops packets for ever, an outage ends. If one replies, retries. */
 async function lookAgain(ports: number[], probePort: Probe): Promise<number[]> {
   const step = Math.ceil(ports.length / MOST_IN_FLIGHT);
   const sample = ports.filter((_, index) => index % step === 0); // evenly spread
-  const rest = ports.filter((_, index) => index % step !== 0);
-  const look = await probeOnce(sample, MOST_IN_FLIGHT, probePort);
-  return look.replies === 0 ? ports : retry([...look.silent, ...rest], MOST_IN_FLIGHT / 4, probePort);
+  const others = ports.filter((_, index) => index % step !== 0);
+  const round = await probeOnce(sample, MOST_IN_FLIGHT, probePort);
+  if (round.replies === 0) return ports;
+  return retry([...round.silent, ...others], MOST_IN_FLIGHT / 4, probePort); // slowly: we may have been banned
 }
 
 /** Probes silent ports again, in rounds, until none replies any more. Resolves to those that stay silent. */
@@ -150,14 +150,14 @@ async function retry(silent: number[], limit: number, probePort: Probe): Promise
   return silent;
 }
 
-/** The next limit of probes in flight: a quarter if many packets were lost, but so many that 64 timeouts will do. */
+/** The next limit: a quarter if many replies were late, but never so few that a round takes more than 64 timeouts. */
 function slowDown(limit: number, { silent, replies, late }: Round): number {
   return late > replies / 4 ? Math.max(limit / 4, silent.length / 64, FEWEST_IN_FLIGHT) : limit;
 }
 
 /** A round: probes each port once, with at most limit probes in flight. Throws if the system has no socket at all. */
 async function probeOnce(ports: number[], limit: number, probePort: Probe): Promise<Round> {
-  const left = [...ports].reverse(); // pop() takes the next port
+  const remaining = [...ports].reverse(); // pop() takes the next port
   const silent: number[] = [];
   const times: number[] = []; // milliseconds that each reply took
   let working = 0;
@@ -165,11 +165,11 @@ async function probeOnce(ports: number[], limit: number, probePort: Probe): Prom
   /** A worker: probes one port after another, until none is left, or until the system has no socket for it. */
   const work = async () => {
     working++;
-    for (let port = left.pop(); port !== undefined; port = left.pop()) {
+    for (let port = remaining.pop(); port !== undefined; port = remaining.pop()) {
       const begin = performance.now();
       const reply = await probePort(port);
       if (reply === 'no socket') {
-        left.push(port); // for another worker
+        remaining.push(port); // for another worker
         limit = Math.max(working - 1, 1);
         break;
       }
@@ -179,15 +179,15 @@ async function probeOnce(ports: number[], limit: number, probePort: Probe): Prom
     working--;
   };
 
-  while (left.length > 0) {
-    const before = left.length;
+  while (remaining.length > 0) {
+    const before = remaining.length;
     const workers: Promise<void>[] = [];
-    for (let started = 0; started < limit && left.length > 0; started++) {
+    for (let started = 0; started < limit && remaining.length > 0; started++) {
       workers.push(work());
       await new Promise(setImmediate); // so that Node handles the replies that have arrived
     }
     await Promise.all(workers);
-    if (left.length === before) throw new ExpectedError('cannot open a single socket (see "ulimit -n")');
+    if (remaining.length === before) throw new ExpectedError('cannot open a single socket (see "ulimit -n")');
   }
   const quickest = times.reduce((least, time) => Math.min(least, time), Infinity);
   return { silent, replies: times.length, late: times.filter((time) => time > quickest + LATE_MS).length };
@@ -214,10 +214,10 @@ function showProgress(states: Map<number, State>, total: number): void {
 
 /** The options of the command line; undefined at --help and --version, which it prints. Throws if one is wrong. */
 function parseArguments(args: string[]): Options | undefined {
-  const detached = args.map((arg) => arg.replace(/^-([Hpt])(?=[^=])/, '-$1=')); // -p22,80 as -p=22,80
+  const separated = args.map((arg) => arg.replace(/^-([Hpt])(?=[^=])/, '-$1=')); // -p22,80 as -p=22,80
   const text = { type: 'string', requiresArg: true } as const; // as numbers, 1e3 and 0x50 would be ports
   const flag = { type: 'boolean', nargs: 0 } as const;
-  const parser = yargs(detached)
+  const parser = yargs(separated)
     .usage(USAGE)
     .locale('en')
     .parserConfiguration({ 'dot-notation': false }) // or --open.x would be taken for --open

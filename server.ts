@@ -25,6 +25,7 @@ const LINE_SIZE = 1024; // bytes that one printed line shows at most, as if recv
 const LAST_LINE = 'Server is shutting down. Bye!\n';
 class ExpectedError extends Error {} // it is reported in one line; any other error shows its stack
 class UsageError extends ExpectedError {}
+type Decoder = InstanceType<typeof TextDecoder>;
 
 /** The server, step by step. Each comment names a call of Python's socket module. */
 async function serve(host: string, port: number): Promise<void> {
@@ -37,13 +38,13 @@ async function serve(host: string, port: number): Promise<void> {
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true }); // a byte order mark is printed, too
   try {
     for await (const received of connection) { // recv(), until EOF
-      await print(linesOf(received, decoder)); // decode(), print()
-      await sendAll(connection, received); // sendall()
+      await write(process.stdout, linesOf(received, decoder)); // decode(), print()
+      await write(connection, received); // sendall()
     } // close(): the loop closes the connection when it ends
   } catch (error) {
-    throw inWords('connection lost', error as Error);
+    throw systemError('connection lost', error as Error); // fail() reports it, after the last line
   } finally {
-    await print(lineOf(decoder.decode()) + LAST_LINE); // the decoder may hold an incomplete character
+    await write(process.stdout, lineOf(decoder.decode()) + LAST_LINE); // the decoder may hold part of a character
   }
 }
 
@@ -54,9 +55,9 @@ async function listen(host: string, port: number): Promise<Server> {
     const server = createServer({ allowHalfOpen: true }); // after the client's FIN, we can still send
     server.listen({ host: address, port, backlog: BACKLOG });
     await new Promise((resolve, reject) => server.once('listening', resolve).once('error', reject));
-    return server.removeAllListeners('error'); // an error after this is not one of listen()
+    return server.removeAllListeners('error'); // or a later error would go unnoticed
   } catch (error) {
-    throw inWords(`cannot listen on ${host} port ${port}`, error as Error);
+    throw systemError(`cannot listen on ${host} port ${port}`, error as Error);
   }
 }
 
@@ -65,20 +66,13 @@ function accept(server: Server): Promise<Socket> {
   return new Promise((resolve) => server.once('connection', resolve));
 }
 
-/** print(): resolves when stdout has taken the lines, or has failed. A slow reader of stdout holds the client back. */
-function print(lines: string): Promise<void> {
-  return new Promise((resolve) => process.stdout.write(lines, () => resolve()));
-}
-
-/** sendall(): resolves when the system has taken the bytes. A slow client holds us back. Rejects with the cause. */
-function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
-  return new Promise((resolve, reject) => {
-    connection.write(bytes, (error) => (error ? reject(connection.errored ?? error) : resolve()));
-  });
+/** Resolves when the system has taken the bytes, so that a slow reader holds us back; or if it never will. */
+function write(stream: NodeJS.WritableStream, bytes: string | Buffer): Promise<void> {
+  return new Promise((resolve) => stream.write(bytes, () => resolve())); // an error is reported by the stream itself
 }
 
 /** The lines that show what was received, one for each 1,024 bytes. The decoder keeps an incomplete character. */
-function linesOf(received: Buffer, decoder: InstanceType<typeof TextDecoder>): string {
+function linesOf(received: Buffer, decoder: Decoder): string {
   let lines = '';
   for (let start = 0; start < received.length; start += LINE_SIZE) {
     lines += lineOf(decoder.decode(received.subarray(start, start + LINE_SIZE), { stream: true }));
@@ -91,7 +85,7 @@ function lineOf(text: string): string {
   return text === '' ? '' : `Received following data: ${visible(text)}\n`;
 }
 
-/** Escapes what controls a terminal: C0 except tab and newline, DEL, C1, and what reverses the order of characters. */
+/** Escapes what controls a terminal, as repr() does: C0 except tab and newline, DEL, C1, and what reverses text. */
 function visible(text: string): string {
   return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, (character) => {
     const code = character.charCodeAt(0).toString(16);
@@ -114,21 +108,24 @@ const USAGE = `Usage: npx ts-node server.ts [host] [port]
   host  address or name (looked up as IPv4) to listen on; '' for every IPv4 address (default: ${HOST})
   port  0 to 65535; 0 lets the system choose (default: ${PORT})`;
 
-/** The host and port of the command line; undefined at --help, which it prints. Throws if an argument is wrong. */
-function parseArguments(args: string[]): { host: string; port: number } | undefined {
-  const option = args.find((arg) => arg.startsWith('-') && arg !== '--'); // "--" ends the options: none may follow
-  const [host = HOST, port = String(PORT), unexpected] = args.filter((arg) => arg !== '--');
-  if (option === '-h' || option === '--help') return void console.log(USAGE);
+/** The host and port of the command line. Throws if an argument is wrong. At --help, prints it and exits. */
+function parseArguments(args: string[]): { host: string; port: number } {
+  const words = args.filter((arg) => arg !== '--'); // which may stand before the host, as it ends the options
+  const [host = HOST, port = String(PORT), unexpected] = words;
+  const option = words.find((word) => word.startsWith('-'));
+  if (option === '-h' || option === '--help') {
+    console.log(USAGE);
+    process.exit();
+  }
   if (option !== undefined) throw new UsageError(`unknown option "${option}"`);
   if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"`);
-  const looksWrong = /^\d+$|[:[\]]/.test(host) && !isIPv6(host); // such as 8080 and localhost:8080
-  if (looksWrong) throw new UsageError(`"${host}" is neither a name nor an address`);
+  if (/^\d+$|[:[\]]/.test(host) && !isIPv6(host)) throw new UsageError(`"${host}" is neither a name nor an address`);
   if (!/^\d{1,5}$/.test(port) || Number(port) > 65535) throw new UsageError(`"${port}" is not a port from 0 to 65535`);
   return { host: host || '0.0.0.0', port: Number(port) }; // INADDR_ANY, see ip(7)
 }
 
 /** The error of a system call in words, with its code; any other error as it is. */
-function inWords(what: string, error: NodeJS.ErrnoException): Error {
+function systemError(what: string, error: NodeJS.ErrnoException): Error {
   return error.syscall === undefined ? error : new ExpectedError(`${what} (${error.code})`);
 }
 
@@ -143,8 +140,9 @@ function fail(error: Error): void {
 
 process.on('uncaughtException', fail); // a usage error, or a mistake in the source
 process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => { // the echo goes on
-  if (code !== 'EPIPE' && !process.exitCode) console.error(`server.ts: cannot print (${code})`); // a full disk, once
-  if (code !== 'EPIPE') process.exitCode = 1; // EPIPE is no failure: the reader has left, as head(1) does
+  if (code === 'EPIPE' || process.exitCode === 1) return; // its reader has left, as head(1) does; or reported already
+  console.error(`server.ts: cannot print (${code})`);
+  process.exitCode = 1;
 });
-const options = parseArguments(process.argv.slice(2));
-if (options) serve(options.host, options.port).catch(fail);
+const { host, port } = parseArguments(process.argv.slice(2));
+serve(host, port).catch(fail);
