@@ -1,18 +1,16 @@
 /**
- * The documented text, to the byte, from the documented commands on the documented port.
- * All that uses the fixed port stands here and in readme.test.ts, which take turns if they must share a network.
+ * The documented text, to the byte, from the documented commands on the documented port. Only these tests use the port
+ * in this machine's own network, one after the other.
  */
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { listen } from './peers';
-import { cannotRun, LIMIT, node, noIPv6, npx, run, scratch, start, takeTurns, unshare } from './scripts';
+import { cannotRun, LIMIT, node, noIPv6, noMountedHosts, npx, run, scratch, start, unshare } from './scripts';
 
 const PORT = 54321;
 const SCAN = ['portscanner.ts', '-H', 'localhost', '-p', '54321'] as const;
-
-takeTurns();
 
 /** The documented transcripts of scanner, server and client; wrap() makes the command line of a script. */
 async function asDocumented(t: TestContext, wrap: typeof npx, env: NodeJS.ProcessEnv = {}): Promise<void> {
@@ -58,13 +56,13 @@ const noEnvS = cannotRun('/usr/bin/env', '-S', 'true') && 'env has no -S, which 
 test('the scripts run as programs by themselves', { ...LIMIT, skip: noEnvS }, (t) =>
   asDocumented(t, (script, ...args) => [`./${script}`, ...args]));
 
-// Node strips types by itself from 22.18 and 23.6 on. It may warn that this is an experiment, which we tell it not to.
+// Node strips types by itself from 22.18 and 23.6 on. It may warn that this is an experiment.
 if ('typescript' in process.features && process.features.typescript) {
   test('the scripts run on Node without ts-node', LIMIT, (t) =>
     asDocumented(t, (script, ...args) => [process.execPath, script, ...args], { NODE_NO_WARNINGS: '1' }));
 }
 
-const skip = noIPv6() || cannotRun(...unshare('--mount'), 'mount', '--bind', '/etc/hosts', '/etc/hosts');
+const skip = noIPv6() || noMountedHosts();
 const LOOKUPS = [
   { condition: '/etc/hosts lists ::1 as localhost first', hosts: ['::1', '127.0.0.1'], env: {} },
   {
@@ -77,10 +75,9 @@ for (const { condition, hosts, env } of LOOKUPS) {
   test(`the lines are the same if ${condition}`, { ...LIMIT, skip }, async (t) => {
     const file = join(scratch(t), 'hosts');
     writeFileSync(file, hosts.map((address) => `${address} localhost\n`).join(''));
-    // In a mount namespace of its own, so that the machine keeps its file.
+    // In a mount namespace of its own, so that the machine's file stays as it is.
     const mounted = [...unshare('--mount'), 'sh', '-c', 'mount --bind "$0" /etc/hosts && exec "$@"', file];
-    // Whoever takes the IPv6 address meets this one.
-    await listen(t, (connection) => connection.end(), '::1', PORT);
+    await listen(t, (connection) => connection.end(), '::1', PORT); // to be found by a script that takes the IPv6 address
     await asDocumented(t, (script, ...args) => [...mounted, ...node(script, ...args)], env);
   });
 }
