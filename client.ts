@@ -12,9 +12,8 @@
  *     Response from server: Hello World!
  *     Connection closed.
  *
- * Left out on purpose: more than one message; another try if the server is
- * not there yet; the right answer if the client itself is suspended for
- * longer than the timeout.
+ * Left out on purpose: more than one message, and another try if the server
+ * is not there yet.
  */
 import { isIPv6, Socket } from 'node:net';
 
@@ -45,8 +44,12 @@ function connect(host: string, port: number): Promise<Socket> {
     const connection = new Socket({ allowHalfOpen: true }); // after the server's FIN, we can still send
     connection.connect({ host, port, family: 4 }); // AF_INET: a name is looked up as IPv4
     connection.on('connectionAttempt', () => connection.setTimeout(TIMEOUT * 1000)); // settimeout(), after the lookup
+    // After a suspension (Ctrl-Z), a reply may be waiting when the time is up: setImmediate() lets Node read it first.
+    const silence = new ExpectedError(`nothing arrived from ${host} port ${port} for ${TIMEOUT} s`);
+    const progress = () => `${connection.readyState}, ${connection.bytesRead} bytes`;
     connection.on('timeout', () => {
-      connection.destroy(new ExpectedError(`nothing arrived from ${host} port ${port} for ${TIMEOUT} s`));
+      const before = progress();
+      setImmediate(() => { if (progress() === before) connection.destroy(silence); });
     });
     connection.on('error', (error) => reject(systemError(failed, error))); // once connected, receive() throws instead
     connection.on('connect', () => {
@@ -87,11 +90,11 @@ async function receive(connection: Socket, length: number): Promise<{ reply: Buf
 /** Throws unless the reply is the message. After a right reply, it doesn't matter how the connection ended. */
 function throwUnlessEcho(reply: Buffer, message: Buffer, error: Error | undefined): void {
   if (reply.equals(message)) return;
-  if (error) throw systemError('connection lost', error);
   const { length } = message;
-  if (reply.length < length) throw new ExpectedError(`server closed after ${reply.length} of ${length} bytes`);
+  if (reply.length === length) throw new ExpectedError('the reply differs from the message');
   if (reply.length > length) throw new ExpectedError(`server sent more than the ${length} bytes of the message`);
-  throw new ExpectedError('the reply differs from the message');
+  if (error) throw systemError('connection lost', error);
+  throw new ExpectedError(`server closed after ${reply.length} of ${length} bytes`);
 }
 
 /** Escapes what controls a terminal, as repr() does: C0 except tab and newline, DEL, C1, and what reverses text. */
@@ -107,22 +110,19 @@ const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
   port     1 to 65535 (default: ${PORT})
   message  any text, sent as UTF-8 (default: ${MESSAGE})`;
 
-/** The three arguments. Throws if one is wrong. At --help, prints it and exits. */
-function parseArguments(args: string[]): { host: string; port: number; message: Buffer } {
+/** The three arguments. Throws if one is wrong. At --help, it only prints that. */
+function parseArguments(args: string[]): { host: string; port: number; message: Buffer } | void {
   const words = args.filter((_, index) => index !== args.indexOf('--')); // the first "--" ends the options
   const [host = HOST, port = String(PORT), message = MESSAGE, unexpected] = words;
   const option = words.slice(0, 2).find((word) => word.startsWith('-')); // a message may start with a dash
-  if (option === '-h' || option === '--help') {
-    console.log(USAGE);
-    process.exit();
-  }
+  if (option === '-h' || option === '--help') return console.log(USAGE);
   if (option !== undefined) throw new UsageError(`unknown option "${option}"`);
   if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"`);
   const looksWrong = /^\d*$|[:[\]]/.test(host) && !isIPv6(host); // such as '', 8080 and localhost:8080
   if (looksWrong) throw new UsageError(`"${host}" is neither a name nor an address`);
   if (!/^\d{1,5}$/.test(port) || Number(port) < 1 || Number(port) > 65535)
     throw new UsageError(`"${port}" is not a port from 1 to 65535`);
-  if (message.includes('\ufffd')) throw new UsageError('the message is not valid UTF-8'); // Node replaces such bytes
+  if (message.includes('\ufffd')) throw new UsageError('the message is not UTF-8, or has a U+FFFD');
   return { host, port: Number(port), message: Buffer.from(message) };
 }
 
@@ -133,10 +133,10 @@ function systemError(what: string, error: NodeJS.ErrnoException): Error {
 
 /** Reports an error once stdout has taken what was printed before. Ends with status 1; at a usage error, with 2. */
 function fail(error: Error): void {
+  const isUsage = error instanceof UsageError;
+  const report = error instanceof ExpectedError ? `client.ts: ${visible(error.message)}` : error.stack;
   process.stdout.write('', () => {
-    console.error(error instanceof ExpectedError ? `client.ts: ${visible(error.message)}` : error);
-    if (error instanceof UsageError) console.error(USAGE);
-    process.exit(error instanceof UsageError ? 2 : 1);
+    process.stderr.write(isUsage ? `${report}\n${USAGE}\n` : `${report}\n`, () => process.exit(isUsage ? 2 : 1));
   });
 }
 
@@ -146,5 +146,5 @@ process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => { // the convers
   console.error(`client.ts: cannot print (${code})`);
   process.exitCode = 1;
 });
-const { host, port, message } = parseArguments(process.argv.slice(2));
-talk(host, port, message).catch(fail);
+const options = parseArguments(process.argv.slice(2));
+if (options) talk(options.host, options.port, options.message).catch(fail);

@@ -212,8 +212,8 @@ function showProgress(states: Map<number, State>, total: number): void {
   process.on('exit', () => process.stderr.write('\x1b[K')); // erases the line
 }
 
-/** The options of the command line; undefined at --help and --version, which it prints. Throws if one is wrong. */
-function parseArguments(args: string[]): Options | undefined {
+/** The options of the command line. Throws if one is wrong. At --help and --version, it only prints what they ask for. */
+function parseArguments(args: string[]): Options | void {
   const separated = args.map((arg) => arg.replace(/^-([Hpt])(?=[^=])/, '-$1=')); // -p22,80 as -p=22,80
   const text = { type: 'string', requiresArg: true } as const; // as numbers, 1e3 and 0x50 would be ports
   const flag = { type: 'boolean', nargs: 0 } as const;
@@ -233,7 +233,7 @@ function parseArguments(args: string[]): Options | undefined {
   const { host, port, timeout, open = false, help, version, _: unexpected } = parser.parseSync();
   if (unexpected.length > 0) throw usageError(`unexpected argument "${unexpected[0]}"; separate ports with commas`);
   if (help) return void parser.showHelp('log');
-  if (version) return void console.log(VERSION);
+  if (version) return console.log(VERSION);
   if (host === undefined || port === undefined) throw usageError('both -H and -p are needed');
   if (typeof host !== 'string' || !(isIPv6(host) || /^[\p{L}\p{M}\p{N}._-]+$/u.test(host)))
     throw usageError(`-H takes one name or IP address, without brackets or a port, not ${JSON.stringify(host)}`);
@@ -265,10 +265,8 @@ function usageError(message: string): ExpectedError {
 
 /** Reports an error, and ends the program with status 2, once stdout has taken all that was printed before. */
 function fail(error: Error): void {
-  process.stdout.write('', () => {
-    console.error(error instanceof ExpectedError ? `portscanner.ts: ${error.message}` : error);
-    process.exit(2);
-  });
+  const report = error instanceof ExpectedError ? `portscanner.ts: ${error.message}` : error.stack;
+  process.stdout.write('', () => process.stderr.write(`${report}\n`, () => process.exit(2)));
 }
 
 process.on('uncaughtException', fail); // a usage error, or a mistake in the source; Node's own status for them is 1

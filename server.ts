@@ -23,6 +23,7 @@ const PORT = 54321;
 const BACKLOG = 1; // connections that may wait for accept(); Linux lets one more wait
 const LINE_SIZE = 1024; // bytes that one printed line shows at most, as if recv(1024) had returned them
 const LAST_LINE = 'Server is shutting down. Bye!\n';
+
 class ExpectedError extends Error {} // it is reported in one line; any other error shows its stack
 class UsageError extends ExpectedError {}
 type Decoder = InstanceType<typeof TextDecoder>;
@@ -95,7 +96,8 @@ function visible(text: string): string {
 
 /** getpeername(): the client's address and port, as 127.0.0.1:58666 or [::1]:58666; unknown if it has reset already. */
 function peerOf({ remoteAddress = 'unknown', remotePort = 0 }: Socket): string {
-  return `${isIPv6(remoteAddress) ? `[${remoteAddress}]` : remoteAddress}:${remotePort}`;
+  const host = isIPv6(remoteAddress) ? `[${remoteAddress}]` : remoteAddress;
+  return `${host}:${remotePort}`;
 }
 
 /** Ends the program at once. The system closes the sockets. */
@@ -108,18 +110,16 @@ const USAGE = `Usage: npx ts-node server.ts [host] [port]
   host  address or name (looked up as IPv4) to listen on; '' for every IPv4 address (default: ${HOST})
   port  0 to 65535; 0 lets the system choose (default: ${PORT})`;
 
-/** The host and port of the command line. Throws if an argument is wrong. At --help, prints it and exits. */
-function parseArguments(args: string[]): { host: string; port: number } {
+/** The host and port of the command line. Throws if an argument is wrong. At --help, it only prints that. */
+function parseArguments(args: string[]): { host: string; port: number } | void {
   const words = args.filter((arg) => arg !== '--'); // which may stand before the host, as it ends the options
   const [host = HOST, port = String(PORT), unexpected] = words;
   const option = words.find((word) => word.startsWith('-'));
-  if (option === '-h' || option === '--help') {
-    console.log(USAGE);
-    process.exit();
-  }
+  if (option === '-h' || option === '--help') return console.log(USAGE);
   if (option !== undefined) throw new UsageError(`unknown option "${option}"`);
   if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"`);
-  if (/^\d+$|[:[\]]/.test(host) && !isIPv6(host)) throw new UsageError(`"${host}" is neither a name nor an address`);
+  const looksWrong = /^\d+$|[:[\]]/.test(host) && !isIPv6(host); // a number such as 8080, or localhost:8080
+  if (looksWrong) throw new UsageError(`"${host}" is neither a name nor an address`);
   if (!/^\d{1,5}$/.test(port) || Number(port) > 65535) throw new UsageError(`"${port}" is not a port from 0 to 65535`);
   return { host: host || '0.0.0.0', port: Number(port) }; // INADDR_ANY, see ip(7)
 }
@@ -131,10 +131,10 @@ function systemError(what: string, error: NodeJS.ErrnoException): Error {
 
 /** Reports an error once stdout has taken what was printed before. Ends with status 1; at a usage error, with 2. */
 function fail(error: Error): void {
+  const isUsage = error instanceof UsageError;
+  const report = error instanceof ExpectedError ? `server.ts: ${visible(error.message)}` : error.stack;
   process.stdout.write('', () => {
-    console.error(error instanceof ExpectedError ? `server.ts: ${visible(error.message)}` : error);
-    if (error instanceof UsageError) console.error(USAGE);
-    process.exit(error instanceof UsageError ? 2 : 1);
+    process.stderr.write(isUsage ? `${report}\n${USAGE}\n` : `${report}\n`, () => process.exit(isUsage ? 2 : 1));
   });
 }
 
@@ -144,5 +144,5 @@ process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => { // the echo go
   console.error(`server.ts: cannot print (${code})`);
   process.exitCode = 1;
 });
-const { host, port } = parseArguments(process.argv.slice(2));
-serve(host, port).catch(fail);
+const options = parseArguments(process.argv.slice(2));
+if (options) serve(options.host, options.port).catch(fail);
