@@ -212,7 +212,7 @@ function showProgress(states: Map<number, State>, total: number): void {
   process.on('exit', () => process.stderr.write('\x1b[K')); // erases the line
 }
 
-/** The options of the command line. Throws if one is wrong. At --help and --version, it only prints what they ask for. */
+/** The options of the command line. Throws if one is wrong. At --help and --version, it only prints what is asked. */
 function parseArguments(args: string[]): Options | void {
   const separated = args.map((arg) => arg.replace(/^-([Hpt])(?=[^=])/, '-$1=')); // -p22,80 as -p=22,80
   const text = { type: 'string', requiresArg: true } as const; // as numbers, 1e3 and 0x50 would be ports
