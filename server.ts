@@ -23,10 +23,8 @@ const PORT = 54321;
 const BACKLOG = 1; // connections that may wait for accept(); Linux lets one more wait
 const LINE_SIZE = 1024; // bytes that one printed line shows at most, as if recv(1024) had returned them
 const LAST_LINE = 'Server is shutting down. Bye!\n';
-
 class ExpectedError extends Error {} // it is reported in one line; any other error shows its stack
 class UsageError extends ExpectedError {}
-type Decoder = InstanceType<typeof TextDecoder>;
 
 /** The server, step by step. Each comment names a call of Python's socket module. */
 async function serve(host: string, port: number): Promise<void> {
@@ -39,13 +37,13 @@ async function serve(host: string, port: number): Promise<void> {
   const decoder = new TextDecoder('utf-8', { ignoreBOM: true }); // a byte order mark is printed, too
   try {
     for await (const received of connection) { // recv(), until EOF
-      await write(process.stdout, linesOf(received, decoder)); // decode(), print()
-      await write(connection, received); // sendall()
+      await print(linesOf(received, decoder)); // decode(), print()
+      await sendAll(connection, received); // sendall()
     } // close(): the loop closes the connection when it ends
   } catch (error) {
     throw systemError('connection lost', error as Error); // fail() reports it, after the last line
   } finally {
-    await write(process.stdout, lineOf(decoder.decode()) + LAST_LINE); // the decoder may hold part of a character
+    await print(lineOf(decoder.decode()) + LAST_LINE); // the decoder may hold part of a character
   }
 }
 
@@ -56,7 +54,7 @@ async function listen(host: string, port: number): Promise<Server> {
     const server = createServer({ allowHalfOpen: true }); // after the client's FIN, we can still send
     server.listen({ host: address, port, backlog: BACKLOG });
     await new Promise((resolve, reject) => server.once('listening', resolve).once('error', reject));
-    return server.removeAllListeners('error'); // or a later error would go unnoticed
+    return server.removeAllListeners('error'); // so that a later error ends the program
   } catch (error) {
     throw systemError(`cannot listen on ${host} port ${port}`, error as Error);
   }
@@ -67,13 +65,20 @@ function accept(server: Server): Promise<Socket> {
   return new Promise((resolve) => server.once('connection', resolve));
 }
 
-/** Resolves when the system has taken the bytes, so that a slow reader holds us back; or if it never will. */
-function write(stream: NodeJS.WritableStream, bytes: string | Buffer): Promise<void> {
-  return new Promise((resolve) => stream.write(bytes, () => resolve())); // an error is reported by the stream itself
+/** print(): resolves when stdout has taken the lines, or has failed. A slow reader of stdout holds the client back. */
+function print(lines: string): Promise<void> {
+  return new Promise((resolve) => process.stdout.write(lines, () => resolve()));
+}
+
+/** sendall(): resolves when the system has taken the bytes. A slow client holds us back. Rejects if it is gone. */
+function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
+  return new Promise((resolve, reject) => {
+    connection.write(bytes, (error) => (error ? reject(connection.errored ?? error) : resolve())); // the first error
+  });
 }
 
 /** The lines that show what was received, one for each 1,024 bytes. The decoder keeps an incomplete character. */
-function linesOf(received: Buffer, decoder: Decoder): string {
+function linesOf(received: Buffer, decoder: InstanceType<typeof TextDecoder>): string {
   let lines = '';
   for (let start = 0; start < received.length; start += LINE_SIZE) {
     lines += lineOf(decoder.decode(received.subarray(start, start + LINE_SIZE), { stream: true }));
@@ -96,8 +101,7 @@ function visible(text: string): string {
 
 /** getpeername(): the client's address and port, as 127.0.0.1:58666 or [::1]:58666; unknown if it has reset already. */
 function peerOf({ remoteAddress = 'unknown', remotePort = 0 }: Socket): string {
-  const host = isIPv6(remoteAddress) ? `[${remoteAddress}]` : remoteAddress;
-  return `${host}:${remotePort}`;
+  return `${isIPv6(remoteAddress) ? `[${remoteAddress}]` : remoteAddress}:${remotePort}`;
 }
 
 /** Ends the program at once. The system closes the sockets. */
@@ -112,14 +116,12 @@ const USAGE = `Usage: npx ts-node server.ts [host] [port]
 
 /** The host and port of the command line. Throws if an argument is wrong. At --help, it only prints that. */
 function parseArguments(args: string[]): { host: string; port: number } | void {
-  const words = args.filter((arg) => arg !== '--'); // which may stand before the host, as it ends the options
-  const [host = HOST, port = String(PORT), unexpected] = words;
-  const option = words.find((word) => word.startsWith('-'));
+  const [host = HOST, port = String(PORT), unexpected] = args.filter((arg) => arg !== '--'); // which ends the options
+  const option = args.find((arg) => arg.startsWith('-') && arg !== '--');
   if (option === '-h' || option === '--help') return console.log(USAGE);
   if (option !== undefined) throw new UsageError(`unknown option "${option}"`);
   if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"`);
-  const looksWrong = /^\d+$|[:[\]]/.test(host) && !isIPv6(host); // a number such as 8080, or localhost:8080
-  if (looksWrong) throw new UsageError(`"${host}" is neither a name nor an address`);
+  if (/^\d+$|[:[\]]/.test(host) && !isIPv6(host)) throw new UsageError(`"${host}" is neither a name nor an address`);
   if (!/^\d{1,5}$/.test(port) || Number(port) > 65535) throw new UsageError(`"${port}" is not a port from 0 to 65535`);
   return { host: host || '0.0.0.0', port: Number(port) }; // INADDR_ANY, see ip(7)
 }
