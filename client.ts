@@ -30,7 +30,7 @@ async function talk(host: string, port: number, message: Buffer): Promise<void> 
   const connection = await connect(host, port); // socket(), connect()
   console.log(`Connected to server: ${host} on port ${port}`);
   console.log('Sending some data...');
-  connection.write(message); // sendall(), without waiting: if we didn't read meanwhile, a long echo would block both
+  connection.write(message); // sendall(), without waiting: unless we read meanwhile, a long echo blocks both sides
   const { reply, error } = await receive(connection, message.length); // recv(), until EOF, and close()
   if (reply.length > 0 || message.length === 0) console.log(`Response from server: ${visible(reply.toString())}`);
   console.log('Connection closed.');
@@ -87,7 +87,7 @@ async function receive(connection: Socket, length: number): Promise<{ reply: Buf
   return { reply: Buffer.concat(pieces), error: lost };
 }
 
-/** Throws unless the reply is the message. After a right reply, it doesn't matter how the connection ended. */
+/** Throws unless the reply is the message. If it is, how the connection ended doesn't matter. */
 function throwUnlessEcho(reply: Buffer, message: Buffer, error: Error | undefined): void {
   if (reply.equals(message)) return;
   const { length } = message;
@@ -97,7 +97,7 @@ function throwUnlessEcho(reply: Buffer, message: Buffer, error: Error | undefine
   throw new ExpectedError(`server closed after ${reply.length} of ${length} bytes`);
 }
 
-/** Escapes what controls a terminal, as repr() does: C0 except tab and newline, DEL, C1, and what reverses text. */
+/** Escapes control characters, except tab and newline, and those that reverse text, as Python's repr() does. */
 function visible(text: string): string {
   return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, (character) => {
     const code = character.charCodeAt(0).toString(16);
@@ -110,7 +110,7 @@ const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
   port     1 to 65535 (default: ${PORT})
   message  any text, sent as UTF-8 (default: ${MESSAGE})`;
 
-/** The three arguments. Throws if one is wrong. At --help, it only prints that. */
+/** The three arguments. Throws if one is wrong. --help only prints the usage. */
 function parseArguments(args: string[]): { host: string; port: number; message: Buffer } | void {
   const words = args.filter((_, index) => index !== args.indexOf('--')); // the first "--" ends the options
   const [host = HOST, port = String(PORT), message = MESSAGE, unexpected] = words;

@@ -13,8 +13,8 @@
  * A port that stays silent is filtered. The exit status is 0 if a port is
  * open, 1 if none is, and 2 if the scan failed.
  *
- * Left out on purpose: more than one host; UDP; scans with raw sockets; fewer
- * packets at a time if the timeout is too short to notice that some get lost.
+ * Left out on purpose: more than one host; UDP; scans with raw sockets;
+ * slowing down if the timeout is too short to notice lost packets.
  */
 import { isIP, isIPv6, Socket } from 'node:net';
 import yargs from 'yargs';
@@ -79,11 +79,11 @@ function probe(address: string, port: number, timeout: number): Promise<Reply> {
     const toItself = () => socket.localPort === port && socket.localAddress === socket.remoteAddress;
     socket.on('connect', () => settle(toItself() ? 'closed' : 'open'));
 
-    // connect() failed after a while: this is the reply, or the lack of one. (settle() keeps 'error' from following.)
+    // connect() failed after a while: this is the reply, or the lack of one. After settle(), no 'error' follows.
     socket.on('connectionAttemptFailed', (_address, _port, _family, { code }: NodeJS.ErrnoException) => {
       if (code === 'ECONNREFUSED') settle('closed');
-      else if (code === 'ECONNRESET' || code === 'EPIPE') settle('open'); // an RST, but after the handshake
-      else if (code !== 'EADDRINUSE') settle('silent'); // that one, on Windows, is an error of this machine: see below
+      else if (code === 'ECONNRESET' || code === 'EPIPE') settle('open'); // an RST, but after a SYN-ACK
+      else if (code !== 'EADDRINUSE') settle('silent'); // on Windows, EADDRINUSE means this machine, and 'error' follows
     });
 
     // socket() or connect() failed at once: this machine sent no SYN, perhaps because one of its rules forbids it.
@@ -99,7 +99,7 @@ function probe(address: string, port: number, timeout: number): Promise<Reply> {
 function addressOf(host: string): Promise<string> {
   return new Promise((resolve, reject) => {
     if (isIP(host)) return resolve(host);
-    const socket = new Socket(); // no two of our scripts share a module but node:net, which looks up names in connect()
+    const socket = new Socket(); // our scripts share only node:net, which looks up names in connect()
     socket.connect({ host, port: 1, family: 4 }); // family 4 is AF_INET; the port doesn't matter
     socket.on('lookup', (error: NodeJS.ErrnoException | null, address) => {
       socket.destroy(); // before it sends a SYN
@@ -116,7 +116,7 @@ const SHORT_MS = 1.2 * SECOND_SYN_MS; // a shorter timeout ends before a late re
 const MOST_IN_FLIGHT = 4096; // probes that wait for a reply at the same time; each takes about 20 kB of memory
 const FEWEST_IN_FLIGHT = 16;
 const MANY_SILENT = 100; // this many silent ports get a second look
-const FRUITLESS_ROUNDS = 2; // after so many rounds in a row without a reply, silent ports count as filtered
+const FRUITLESS_ROUNDS = 2; // rounds in a row without a reply, after which silent ports count as filtered
 const MOST_ROUNDS = 20; // so that no host can make a scan endless
 
 /** Probes all ports. Resolves to those that are filtered: they stay silent although no packet seems to get lost. */
@@ -150,7 +150,7 @@ async function retry(silent: number[], limit: number, probePort: Probe): Promise
   return silent;
 }
 
-/** The next limit: a quarter if many replies were late, but never so few that a round takes more than 64 timeouts. */
+/** The next limit: a quarter if many replies were late, but enough that a round takes at most 64 timeouts. */
 function slowDown(limit: number, { silent, replies, late }: Round): number {
   return late > replies / 4 ? Math.max(limit / 4, silent.length / 64, FEWEST_IN_FLIGHT) : limit;
 }
@@ -184,7 +184,7 @@ async function probeOnce(ports: number[], limit: number, probePort: Probe): Prom
     const workers: Promise<void>[] = [];
     for (let started = 0; started < limit && remaining.length > 0; started++) {
       workers.push(work());
-      await new Promise(setImmediate); // so that Node handles the replies that have arrived
+      await new Promise(setImmediate); // between two starts, Node handles the replies that have arrived
     }
     await Promise.all(workers);
     if (remaining.length === before) throw new ExpectedError('cannot open a single socket (see "ulimit -n")');
@@ -193,7 +193,7 @@ async function probeOnce(ports: number[], limit: number, probePort: Probe): Prom
   return { silent, replies: times.length, late: times.filter((time) => time > quickest + LATE_MS).length };
 }
 
-/** Prints states in the order of ports, from an index on, until one is unknown yet. Returns the index of that port. */
+/** Prints states in the order of ports, from an index on, up to the first unknown one. Returns its index. */
 function printInOrder(ports: number[], index: number, states: Map<number, State>, openOnly: boolean): number {
   for (let port = ports[index]; port !== undefined; port = ports[++index]) {
     const state = states.get(port);
@@ -212,7 +212,7 @@ function showProgress(states: Map<number, State>, total: number): void {
   process.on('exit', () => process.stderr.write('\x1b[K')); // erases the line
 }
 
-/** The options of the command line. Throws if one is wrong. At --help and --version, it only prints what is asked. */
+/** The options of the command line. Throws if one is wrong. --help and --version only print. */
 function parseArguments(args: string[]): Options | void {
   const separated = args.map((arg) => arg.replace(/^-([Hpt])(?=[^=])/, '-$1=')); // -p22,80 as -p=22,80
   const text = { type: 'string', requiresArg: true } as const; // as numbers, 1e3 and 0x50 would be ports

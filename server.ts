@@ -21,7 +21,7 @@ import { type AddressInfo, createServer, isIPv6, type Server, type Socket } from
 const HOST = 'localhost';
 const PORT = 54321;
 const BACKLOG = 1; // connections that may wait for accept(); Linux lets one more wait
-const LINE_SIZE = 1024; // bytes that one printed line shows at most, as if recv(1024) had returned them
+const LINE_SIZE = 1024; // most bytes that one printed line shows, as if recv(1024) had returned them
 const LAST_LINE = 'Server is shutting down. Bye!\n';
 class ExpectedError extends Error {} // it is reported in one line; any other error shows its stack
 class UsageError extends ExpectedError {}
@@ -34,7 +34,7 @@ async function serve(host: string, port: number): Promise<void> {
   const connection = await accept(server); // accept()
   server.close(); // close() the listening socket: a client that waits in the backlog gets an RST
   console.log(`Incoming connection from ${peerOf(connection)}...`);
-  const decoder = new TextDecoder('utf-8', { ignoreBOM: true }); // a byte order mark is printed, too
+  const decoder = new TextDecoder('utf-8', { ignoreBOM: true }); // a byte order mark is printed like any character
   try {
     for await (const received of connection) { // recv(), until EOF
       await print(linesOf(received, decoder)); // decode(), print()
@@ -91,7 +91,7 @@ function lineOf(text: string): string {
   return text === '' ? '' : `Received following data: ${visible(text)}\n`;
 }
 
-/** Escapes what controls a terminal, as repr() does: C0 except tab and newline, DEL, C1, and what reverses text. */
+/** Escapes control characters, except tab and newline, and those that reverse text, as Python's repr() does. */
 function visible(text: string): string {
   return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, (character) => {
     const code = character.charCodeAt(0).toString(16);
@@ -99,7 +99,7 @@ function visible(text: string): string {
   });
 }
 
-/** getpeername(): the client's address and port, as 127.0.0.1:58666 or [::1]:58666; unknown if it has reset already. */
+/** getpeername(): the client's address and port, as 127.0.0.1:58666 or [::1]:58666; unknown:0 after an RST. */
 function peerOf({ remoteAddress = 'unknown', remotePort = 0 }: Socket): string {
   return `${isIPv6(remoteAddress) ? `[${remoteAddress}]` : remoteAddress}:${remotePort}`;
 }
@@ -114,7 +114,7 @@ const USAGE = `Usage: npx ts-node server.ts [host] [port]
   host  address or name (looked up as IPv4) to listen on; '' for every IPv4 address (default: ${HOST})
   port  0 to 65535; 0 lets the system choose (default: ${PORT})`;
 
-/** The host and port of the command line. Throws if an argument is wrong. At --help, it only prints that. */
+/** The host and port of the command line. Throws if an argument is wrong. --help only prints the usage. */
 function parseArguments(args: string[]): { host: string; port: number } | void {
   const [host = HOST, port = String(PORT), unexpected] = args.filter((arg) => arg !== '--'); // which ends the options
   const option = args.find((arg) => arg.startsWith('-') && arg !== '--');
