@@ -83,7 +83,7 @@ function probe(address: string, port: number, timeout: number): Promise<Reply> {
     socket.on('connectionAttemptFailed', (_address, _port, _family, { code }: NodeJS.ErrnoException) => {
       if (code === 'ECONNREFUSED') settle('closed');
       else if (code === 'ECONNRESET' || code === 'EPIPE') settle('open'); // an RST, but after a SYN-ACK
-      else if (code !== 'EADDRINUSE') settle('silent'); // on Windows, EADDRINUSE means this machine, and 'error' follows
+      else if (code !== 'EADDRINUSE') settle('silent'); // on Windows, that one means this machine: 'error' follows
     });
 
     // socket() or connect() failed at once: this machine sent no SYN, perhaps because one of its rules forbids it.
