@@ -41,7 +41,7 @@ async function talk(host: string, port: number, message: Buffer): Promise<void> 
 function connect(host: string, port: number): Promise<Socket> {
   const failed = `connection to ${host} port ${port} failed`;
   return new Promise((resolve, reject) => {
-    const connection = new Socket({ allowHalfOpen: true }); // after the server's FIN, we can still send
+    const connection = new Socket();
     connection.connect({ host, port, family: 4 }); // AF_INET: a name is looked up as IPv4
     connection.on('connectionAttempt', () => connection.setTimeout(TIMEOUT * 1000)); // settimeout(), after the lookup
     // After a suspension (Ctrl-Z), a reply may be waiting when the time is up: setImmediate() lets Node read it first.

@@ -1,471 +1,289 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { createReadStream } from 'node:fs';
 import type { Socket } from 'node:net';
 import { describe, test, type TestContext } from 'node:test';
-import { setImmediate, setTimeout } from 'node:timers/promises';
+import { setTimeout } from 'node:timers/promises';
 import {
-  inNetwork, listenAt, NOBODY, noNetwork, noSilentNameServer, QUICK_ARP, rule, selfConnecting, TARGET,
+  ABSENT, inNetwork, listenAt, noLoopback, noNameServer, noNetwork, QUICK_ARP, rule, selfConnecting, TARGET,
   withSilentNameServer,
 } from './network';
-import { accepted, closedPort, documentedServer, listen, preload, receiveAll } from './peers';
+import { accepted, closedPort, documentedServer, listen, receiveAll } from './peers';
 import {
-  cannotRun, type Ended, inState, LIMIT, node, noFullDisk, noIPv6, noNc, noStrace, npx, onFullDisk, reported, run,
-  type Running, scratch, start, startServer, strace,
+  cannotRun, edited, type Ended, inState, LIMIT, node, noFullDisk, noIPv6, noNc, npx, onFullDisk, run, scratch, start,
+  startServer,
 } from './scripts';
 
-const client = (port: number, ...message: string[]) => node('client.ts', '127.0.0.1', `${port}`, ...message);
+const HELLO = 'Hello World!'; // the message, if none is given
+const LONG = 'añ€😀'.repeat(12_000); // 120,000 bytes
+const IPV4 = '127.0.0.1';
 
-const needsStrace = { ...LIMIT, skip: noStrace() };
+const client = (port: number, ...message: string[]) => node('client.ts', IPV4, `${port}`, ...message);
+
+/** The same if the timeout is not 10 s. */
+const withTimeout = (seconds: number, port: number, message = HELLO, host = IPV4) =>
+  edited('client.ts', 'TIMEOUT = 10', `TIMEOUT = ${seconds}`, host, `${port}`, message);
+
+/** What the client prints if the server at the port sends this reply, or none. */
+const conversation = (port: number, reply?: string, host = IPV4) =>
+  `Connected to server: ${host} on port ${port}\nSending some data...\n`
+  + `${reply === undefined ? '' : `Response from server: ${reply}\n`}Connection closed.\n`;
+
+/** What the client leaves behind if the reply is the message. */
+const success = (port: number, message = HELLO, host?: string): Ended =>
+  ({ status: 0, stdout: conversation(port, message, host), stderr: '' });
+
+/** What the client leaves behind after an error. */
+const failed = (error: string, stdout = ''): Ended => ({ status: 1, stdout, stderr: `client.ts: ${error}\n` });
+
+// What a server may do: wait for data, and then send this reply and close; or send back what arrives, and never close.
+const replying = (reply: string) => (socket: Socket) => socket.once('data', () => socket.end(reply));
+const repeating = (socket: Socket) => socket.on('data', (message) => socket.write(message));
+
+/** Resolves when the system has taken the bytes. Over loopback, it has then woken up a client that waits for them. */
+const sent = (socket: Socket, bytes: string | Buffer) => new Promise((resolve) => socket.write(bytes, resolve));
+
+type Serve = (t: TestContext) => Promise<number>; // starts a server, and resolves to its port
+
+/** A server that is a command line of sh, with a folder as $0 and the port as $1, and says when it listens. */
+const program = (commandLine: string): Serve => async (t) => {
+  const port = await closedPort();
+  await start(t, ['sh', '-c', `exec 2>&1; ${commandLine}`, scratch(t), `${port}`]).printed(/listening on/i);
+  return port;
+};
+
 const needsNetwork = { ...LIMIT, skip: noNetwork() };
 
-/** What the client prints when reply comes back from port. */
-const conversation = (port: number, reply: string, host = '127.0.0.1') =>
-  `Connected to server: ${host} on port ${port}\nSending some data...\n`
-  + `Response from server: ${reply}\nConnection closed.\n`;
-
-/** What the client leaves behind when the reply is the message. */
-const success = (port: number, message = 'Hello World!', host?: string): Ended =>
-  ({ status: 0, stderr: '', stdout: conversation(port, message, host) });
-
-/** Starts a client, and suspends it while it waits for the reply. */
-async function suspended(t: TestContext): Promise<{ port: number; talk: Running; server: Socket }> {
-  const { port, connection } = await accepted(t);
-  const talk = start(t, client(port));
-  const server = await connection;
-  await once(server, 'data');
-  await inState(talk.process, 'S');
-  talk.process.kill('SIGSTOP');
-  await inState(talk.process, 'T');
-  return { port, talk, server };
-}
-
 describe('client.ts', { concurrency: 4 }, () => {
-  test('the client talks with a server that is written as documented', LIMIT, async (t) => {
-    const port = await listen(t, documentedServer);
-    assert.deepEqual(await run(t, client(port)), success(port));
-  });
-
-  test('the client does not wait for a time-out that is no longer needed', LIMIT, async (t) => {
-    const code = `const start = setTimeout;
-      globalThis.setTimeout = (...args) => start(() => console.error('the time-out ran'), args[1]);`;
-    const port = await listen(t, documentedServer);
-    assert.deepEqual(await run(t, client(port), preload(t, code)), success(port));
-  });
-
-  test('a message of many thousand bytes comes back from a server that is written as documented', LIMIT, async (t) => {
-    const port = await listen(t, documentedServer);
-    const message = 'añ€😀'.repeat(10_000);
-    assert.deepEqual(await run(t, client(port, message)), success(port, message));
-  });
-
-  test('a message of many thousand bytes comes back from server.ts', LIMIT, async (t) => {
-    const { server, port } = await startServer(t);
-    const message = 'añ€😀'.repeat(10_000);
-    assert.deepEqual(await run(t, client(port, message)), success(port, message));
-    const { status, stderr } = await server.ended;
-    assert.deepEqual({ status, stderr }, { status: 0, stderr: '' });
-  });
-
-  test('a reply that comes a byte at a time is put together', LIMIT, async (t) => {
-    const message = 'Grüße 😀';
-    const { port, connection } = await accepted(t);
-    const talk = start(t, client(port, message));
-    const server = (await connection).setNoDelay(true); // each byte in a segment of its own
-    for (const byte of Buffer.from(message)) {
-      server.write(Buffer.of(byte));
-      await setImmediate();
-    }
-    await receiveAll(server);
-    server.end();
-    assert.deepEqual(await talk.ended, success(port, message));
-  });
-
-  test('a server that waits for the end of the message before it answers is waited for', LIMIT, async (t) => {
-    const message = 'x'.repeat(3000);
-    const port = await listen(t, (connection) => {
-      let received = '';
-      connection.on('data', (data) => {
-        received += String(data);
-        if (received.length === message.length) connection.write(received);
-      });
-      connection.on('end', () => connection.end());
-    });
-    assert.deepEqual(await run(t, client(port, message)), success(port, message));
-  });
-
-  test('the server receives the bytes of the message, and then EOF', LIMIT, async (t) => {
-    const { port, connection } = await accepted(t);
-    const talk = start(t, client(port, 'Hello World!'));
-    const server = await connection;
-    server.write('Hello World!');
-    assert.equal(String(await receiveAll(server)), 'Hello World!');
-    server.end();
-    assert.deepEqual(await talk.ended, success(port));
-  });
-
-  const MESSAGES = ['', ' ', '"$(id)" \'`id`\' \\', '--help', '-', 'العربية 汉语 हिन्दी', '\ufeffBOM', 'two\nlines'];
-  for (const message of MESSAGES) {
-    test(`the message ${JSON.stringify(message)} is sent and comes back as it is`, LIMIT, async (t) => {
-      const port = await listen(t, documentedServer);
-      assert.deepEqual(await run(t, client(port, message)), success(port, message));
-    });
-  }
-
-  // npx has options of its own, and starts ts-node through a shell.
-  for (const message of ['', '--help', '"$(id)" \'`id`\'  \\\n.']) {
-    test(`the message ${JSON.stringify(message)} passes through npx as it is`, LIMIT, async (t) => {
-      const port = await listen(t, documentedServer);
-      assert.deepEqual(await run(t, npx('client.ts', '127.0.0.1', `${port}`, message)), success(port, message));
-    });
-  }
-
-  test('an IPv6 address works', { ...LIMIT, skip: noIPv6() }, async (t) => {
-    const port = await listen(t, documentedServer, '::1');
-    assert.deepEqual(await run(t, node('client.ts', '::1', `${port}`)), success(port, 'Hello World!', '::1'));
-  });
-
-  /** What the client prints when nothing comes back from port. */
-  const noReply = (port: number, host = '127.0.0.1') =>
-    `Connected to server: ${host} on port ${port}\nSending some data...\nConnection closed.\n`;
-
-  const REPLIES: [what: string, reply: string, fault: string][] = [
-    ['a reply that ends early', 'Hello', 'server closed after 5 of 12 bytes'],
-    ['a reply of one byte', 'H', 'server closed after 1 of 12 bytes'],
-    ['a reply of other bytes', 'Hello world!', 'the reply differs from the message'],
-    ['a reply with more after it', 'Hello World! Hello!', 'server sent more than the 12 bytes of the message'],
+  const SERVERS: [server: string, serve: Serve, message?: string, host?: string, skip?: string | false][] = [
+    ['that is written as documented', (t) => listen(t, documentedServer)],
+    ['that has an IPv6 address', (t) => listen(t, documentedServer, '::1'), HELLO, '::1', noIPv6()],
+    ['like server.ts', async (t) => (await startServer(t)).port, LONG],
+    ['made of nc', program('mkfifo $0/loop; nc -v -l -N 127.0.0.1 $1 < $0/loop | tee $0/loop'), LONG, IPV4, noNc()],
+    ['made of ncat', program('exec ncat -v -l 127.0.0.1 $1 -e /bin/cat'), LONG, IPV4, cannotRun('ncat', '--version')],
+    ['made of socat', program('exec socat -d -d TCP-LISTEN:$1,bind=127.0.0.1 EXEC:cat'), LONG, IPV4,
+      cannotRun('socat', '-V')],
+    ['that sends a byte at a time', (t) => listen(t, async (socket) => {
+      const [message] = await once(socket.setNoDelay(true), 'data') as [Buffer];
+      for (const byte of message) await sent(socket, Buffer.of(byte));
+      socket.end();
+    }), 'Grüße 😀'],
+    ['that answers only when it has the whole message', (t) => listen(t, (socket) => {
+      let missing = 120_000;
+      socket.on('data', (piece) => { if ((missing -= piece.length) === 0) socket.end(LONG); });
+    }), LONG],
+    ['that sends something within each timeout', (t) => listen(t, async (socket) => {
+      await setTimeout(2500);
+      socket.resume().write('Hello');
+      await setTimeout(2500);
+      socket.end(' World!');
+    })],
+    ['that needs the connection until it has sent the whole reply', (t) => listen(t, async (socket) => {
+      const ended = once(socket.resume(), 'end');
+      socket.write('Hello World');
+      assert.equal(await Promise.race([ended, setTimeout(500, 'no FIN')]), 'no FIN'); // or else listen() hangs up
+      socket.end('!');
+    })],
+    ['that does not close after the reply', (t) => listen(t, repeating)],
+    ['that resets after the reply', (t) => listen(t, (it) => repeating(it).on('end', () => it.resetAndDestroy()))],
   ];
-  for (const [what, reply, fault] of REPLIES) {
-    test(`${what} is printed, and ends with status 1`, LIMIT, async (t) => {
-      const port = await listen(t, (connection) => connection.once('data', () => connection.end(reply)));
-      assert.deepEqual(await run(t, client(port)), {
-        status: 1, stderr: `client.ts: ${fault}\n`, stdout: conversation(port, reply),
-      });
+  for (const [server, serve, message = HELLO, host = IPV4, skip = false] of SERVERS) {
+    test(`the client talks with a server ${server}`, { ...LIMIT, skip }, async (t) => {
+      const port = await serve(t);
+      assert.deepEqual(await run(t, withTimeout(4, port, message, host)), success(port, message, host));
     });
   }
 
-  test('a server that closes without a reply ends the client with status 1', LIMIT, async (t) => {
-    const port = await listen(t, (connection) => connection.resume().end());
-    assert.deepEqual(await run(t, client(port)), {
-      status: 1, stderr: 'client.ts: server closed after 0 of 12 bytes\n', stdout: noReply(port),
+  const MESSAGES: [how: string, commandLine: typeof node, messages: string[]][] = [
+    ['as it is', node, ['', ' ', '"$(id)" \'`id`\' \\', '--help', '-', 'العربية 汉语 हिन्दी', '\ufeffBOM', 'two\nlines']],
+    ['as it is if npx starts the client, which uses a shell', npx, ['', '--help', '"$(id)" \'`id`\'  \\\n.']],
+    ['as it is after "--"', (script, ...args) => node(script, '--', ...args), ['--', '--help']],
+  ];
+  for (const [how, commandLine, messages] of MESSAGES) {
+    test(`a message of any characters is sent ${how}`, LIMIT, async (t) => {
+      for (const message of messages) {
+        const port = await listen(t, documentedServer);
+        assert.deepEqual(await run(t, commandLine('client.ts', IPV4, `${port}`, message)), success(port, message));
+      }
     });
-  });
+  }
 
-  test('a server that closes during a long message is one fault', LIMIT, async (t) => {
-    const port = await listen(t, (connection) => connection.end());
-    const { status, stderr } = await run(t, client(port, 'x'.repeat(120_000)));
-    assert.equal(status, 1);
-    assert.match(stderr, /^client\.ts: [^\n]+\n$/);
-  });
-
-  test('a server that closes and reads nothing of a long message is left', needsNetwork, async (t) => {
-    // Sockets that hold little, so that the client cannot send all. The server accepts, and sends its FIN.
-    const setup = `
-      echo 4096 4096 4096 | tee /proc/sys/net/ipv4/tcp_rmem > /proc/sys/net/ipv4/tcp_wmem
-      ${listenAt([80], 'here', '{ allowHalfOpen: true, pauseOnConnect: true }, (connection) => connection.end()')}`;
-    const talk = inNetwork(setup, node('client.ts', '127.0.0.1', '80', 'x'.repeat(120_000)));
-    assert.deepEqual(await run(t, talk), {
-      status: 1, stderr: 'client.ts: server closed after 0 of 120000 bytes\n', stdout: noReply(80),
+  for (const [pause, seconds, reply] of [['less', 0, HELLO], ['more', 4.5, HELLO], ['more', 4.5, 'Hello']] as const) {
+    test(`if it is suspended for ${pause} than the timeout, a client still gets the reply "${reply}"`, LIMIT, async (t) => {
+      const { port, connection } = await accepted(t);
+      const talk = start(t, withTimeout(4, port));
+      const server = await connection;
+      await once(server.on('end', () => server.end()), 'data');
+      await inState(talk.process, 'S'); // it waits for the reply
+      talk.process.kill('SIGSTOP');
+      await inState(talk.process, 'T');
+      await sent(server, reply);
+      await setTimeout(seconds * 1000);
+      talk.process.kill('SIGCONT');
+      const silence = `nothing arrived from 127.0.0.1 port ${port} for 4 s`;
+      assert.deepEqual(await talk.ended, reply === HELLO ? success(port) : failed(silence, conversation(port, reply)));
     });
-  });
+  }
 
-  test('a reply that differs from the message in bytes, but not in how they look, is noticed', LIMIT, async (t) => {
-    const bytes = Buffer.from('f09f98', 'hex'); // a character that is cut off shows as U+FFFD
-    const port = await listen(t, (connection) => connection.once('data', () => connection.end(bytes)));
-    const { status, stdout } = await run(t, client(port, '\ufffd'));
-    assert.deepEqual({ status, stdout }, { status: 1, stdout: conversation(port, '\ufffd') });
-  });
+  const REPLIES: [does: string, talk: (socket: Socket) => unknown, error: string, reply?: string, sent?: string][] = [
+    ['closes during the reply', replying('Hello'), 'server closed after 5 of 12 bytes', 'Hello'],
+    ['closes after one byte', replying('H'), 'server closed after 1 of 12 bytes', 'H'],
+    ['closes without a reply', replying(''), 'server closed after 0 of 12 bytes'],
+    ['sends other bytes', replying('Hello world!'), 'the reply differs from the message', 'Hello world!'],
+    ['sends what is printed alike', replying('\x1b'), 'server closed after 1 of 4 bytes', '\\x1b', '\\x1b'],
+    ['sends more', replying(`${HELLO}!`), 'server sent more than the 12 bytes of the message', `${HELLO}!`],
+    ['sends more after the client\'s FIN', (socket) => repeating(socket).on('end', () => socket.end('!')),
+      'server sent more than the 12 bytes of the message', `${HELLO}!`], // the client reads until EOF
+    ['answers an empty message', (socket) => socket.on('end', () => socket.end('?')).resume(),
+      'server sent more than the 0 bytes of the message', '?', ''],
+    ['resets', (socket) => socket.once('data', () => socket.resetAndDestroy()), 'connection lost (ECONNRESET)'],
+    ['is silent', (socket) => socket.resume(), 'nothing arrived from 127.0.0.1 port PORT for 4 s'],
+    ['falls silent during the reply', (socket) => socket.resume().write('Hello'),
+      'nothing arrived from 127.0.0.1 port PORT for 4 s', 'Hello'], // what arrived is printed
+  ];
+  for (const [does, talk, error, reply, message = HELLO] of REPLIES) {
+    test(`a server that ${does} is an error`, LIMIT, async (t) => {
+      const port = await listen(t, talk);
+      const expected = failed(error.replace('PORT', `${port}`), conversation(port, reply));
+      assert.deepEqual(await run(t, withTimeout(4, port, message)), expected);
+    });
+  }
 
-  test('what comes after the right reply is printed too, and ends with status 1', LIMIT, async (t) => {
-    const port = await listen(t, (connection) => {
-      connection.once('data', (message) => connection.write(message));
-      connection.on('end', () => connection.end('Hello World!')); // even if it is the same once more
-    });
-    assert.deepEqual(await run(t, client(port)), {
-      status: 1,
-      stderr: 'client.ts: server sent more than the 12 bytes of the message\n',
-      stdout: conversation(port, 'Hello World!\nResponse from server: Hello World!'),
-    });
-  });
-
-  test('an answer to an empty message is printed, and ends with status 1', LIMIT, async (t) => {
-    const port = await listen(t, (connection) => connection.on('end', () => connection.end('?')).resume());
-    assert.deepEqual(await run(t, client(port, '')), {
-      status: 1,
-      stderr: 'client.ts: server sent more than the 0 bytes of the message\n',
-      stdout: conversation(port, '\nResponse from server: ?'),
-    });
+  test('if the server resets during the reply, what arrived is printed', LIMIT, async (t) => {
+    const { port, connection } = await accepted(t);
+    const talk = start(t, client(port));
+    const server = await connection;
+    await sent(server, 'Hello');
+    await inState(talk.process, 'S'); // it waits for more
+    server.resetAndDestroy();
+    assert.deepEqual(await talk.ended, failed('connection lost (ECONNRESET)', conversation(port, 'Hello')));
   });
 
   test('a server that never stops sending is left', LIMIT, async (t) => {
-    const port = await listen(t, (connection) => {
-      const send = () => { while (connection.writable && connection.write(Buffer.alloc(1 << 16, 'x'))); };
-      connection.on('drain', send);
-      send();
-    });
-    const { status, stdout, stderr } = await run(t, client(port));
-    assert.deepEqual({ status, stderr }, {
-      status: 1, stderr: 'client.ts: server sent more than the 12 bytes of the message\n',
-    });
-    assert.match(stdout, /\nResponse from server: x{12,65536}\nConnection closed\.\n$/);
+    const port = await listen(t, (connection) => createReadStream('/dev/zero').pipe(connection));
+    const { stdout, ...end } = await run(t, client(port));
+    assert.deepEqual({ ...end, stdout: '' }, failed('server sent more than the 12 bytes of the message'));
+    assert.match(stdout, /\nResponse from server: (\\x00){13,65536}\nConnection closed\.\n$/);
   });
 
-  test('control characters in the reply, except newline and tab, are escaped', LIMIT, async (t) => {
-    const port = await listen(t, documentedServer);
-    const message = '\x01\x07\b\t\v\f\r\x1b[31m\x1f \x7e\x7f\x80\x9b\x9f\xa0\n.'; // C0, DEL, C1 and their neighbours
-    assert.deepEqual(await run(t, client(port, message)), {
-      status: 0,
-      stderr: '',
-      stdout: conversation(port, '\\x01\\x07\\x08\t\\x0b\\x0c\\x0d\\x1b[31m\\x1f ~\\x7f\\x80\\x9b\\x9f\xa0\n.'),
-    });
+  test('a server that closes, and reads nothing of a long message, is left', needsNetwork, async (t) => {
+    const setup = ` # with sockets that hold little, so that the client can't send all
+      echo 4096 4096 4096 | tee /proc/sys/net/ipv4/tcp_rmem > /proc/sys/net/ipv4/tcp_wmem
+      ${listenAt([80], 'here', '{ allowHalfOpen: true, pauseOnConnect: true }, (connection) => connection.end()')}`;
+    const talk = await run(t, inNetwork(setup, client(80, LONG)));
+    assert.deepEqual(talk, failed('server closed after 0 of 120000 bytes', conversation(80)));
   });
 
-  // On a single core, all at once would be so much that clients of other tests wait for more than 10 s.
-  describe('patience', { concurrency: 6 }, () => {
-    const silent = (port: number, host = '127.0.0.1') => `client.ts: nothing came from ${host} port ${port} for 10 s\n`;
+  test('characters that control a terminal are escaped, except tab and newline', LIMIT, async (t) => {
+    const reply = '\0\b\t\n\v\f\r\x1b[31m\x1f ~\x7f\x80\x9f\xa0\u2029\u202a\u202e\u202f\u2065\u2066\u2069\u206a';
+    const port = await listen(t, replying(reply));
+    const { stdout } = await run(t, client(port));
+    assert.equal(stdout, conversation(port, '\\x00\\x08\t\n\\x0b\\x0c\\x0d\\x1b[31m\\x1f ~\\x7f\\x80\\x9f\xa0'
+      + '\u2029\\u202a\\u202e\u202f\u2065\\u2066\\u2069\u206a'));
+  });
 
-    test('a silent server times out', LIMIT, async (t) => {
-      const port = await listen(t, (connection) => connection.resume());
-      assert.deepEqual(await run(t, client(port)), { status: 1, stderr: silent(port), stdout: noReply(port) });
+  const NO_NAME = `${'x'.repeat(64)}.test`; // it has more than 63 characters: no name server is asked
+  const UNREACHABLE: [what: string, commandLine: string[], error: string, skip?: string | false][] = [
+    ['a host that does not exist', inNetwork(QUICK_ARP, node('client.ts', ABSENT, '80')),
+      `connection to ${ABSENT} port 80 failed (EHOSTUNREACH)`, noNetwork()],
+    ['a host that drops packets', inNetwork(rule('80', 'DROP'), withTimeout(1, 80, HELLO, TARGET)),
+      `nothing arrived from ${TARGET} port 80 for 1 s`, noNetwork()],
+    ['a link-local address without its zone', node('client.ts', 'fe80::1', '80'),
+      'connection to fe80::1 port 80 failed (EINVAL)', noIPv6()],
+    ['a name without a host', node('client.ts', NO_NAME, '1'), `connection to ${NO_NAME} port 1 failed (ENOTFOUND)`],
+    ['its last port', node('client.ts', NO_NAME, '65535'), `connection to ${NO_NAME} port 65535 failed (ENOTFOUND)`],
+    ['a lookup that fails after more than the timeout', withSilentNameServer(withTimeout(1, 80, HELLO, 'example.test')),
+      'connection to example.test port 80 failed (EAI_AGAIN)', noNameServer()],
+    ['a connection of the client to itself', selfConnecting(node('client.ts')), 'connection to localhost port 54321 '
+      + 'failed (ECONNREFUSED): nothing listens, TCP connected it to itself', noLoopback()],
+  ];
+  for (const [what, commandLine, error, skip = false] of UNREACHABLE) {
+    test(`${what} is an error`, { ...LIMIT, skip }, async (t) => {
+      assert.deepEqual(await run(t, commandLine), failed(error));
     });
+  }
 
-    test('a server that falls silent during the reply times out, and what came is printed', LIMIT, async (t) => {
-      const port = await listen(t, (connection) => connection.once('data', () => connection.write('Hello')));
-      assert.deepEqual(await run(t, client(port)), {
-        status: 1, stderr: silent(port), stdout: conversation(port, 'Hello'),
-      });
-    });
+  test('a refused connection is an error', LIMIT, async (t) => {
+    const port = await closedPort();
+    assert.deepEqual(await run(t, client(port)), failed(`connection to 127.0.0.1 port ${port} failed (ECONNREFUSED)`));
+  });
 
-    test('a host that drops packets times out', needsNetwork, async (t) => {
-      const talk = inNetwork(rule('80', 'DROP'), node('client.ts', TARGET, '80'));
-      assert.deepEqual(await run(t, talk), { status: 1, stderr: silent(80, TARGET), stdout: '' });
-    });
+  test('a connection to the same port of another host is none to itself', needsNetwork, async (t) => {
+    const setup = `echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range
+      ${listenAt([54321], 'on target', '(connection) => connection.pipe(connection)')}`;
+    assert.deepEqual(await run(t, inNetwork(setup, node('client.ts', TARGET))), success(54321, HELLO, TARGET));
+  });
 
-    test('a slow server that answers something within each 10 s is waited for', LIMIT, async (t) => {
+  const NO_OUTPUT: [what: string, commandLine: (it: string[]) => string[], expected: Ended, skip: string | false][] = [
+    ['stdout is closed', (it) => it, { status: 0, stdout: '', stderr: '' }, false],
+    ['the disk is full', onFullDisk, failed('cannot print (ENOSPC)'), noFullDisk()],
+  ];
+  for (const [what, commandLine, expected, skip] of NO_OUTPUT) {
+    test(`if ${what}, the echo goes on`, { ...LIMIT, skip }, async (t) => {
       const { port, connection } = await accepted(t);
-      const talk = start(t, client(port));
-      const server = (await connection).resume();
-      for (const piece of ['Hello', ' World']) {
-        server.write(piece);
-        await setTimeout(6000);
-      }
-      server.end('!');
-      assert.deepEqual(await talk.ended, success(port));
+      const talk = start(t, commandLine(client(port)));
+      talk.process.stdout?.destroy();
+      const server = await connection;
+      await inState(talk.process, 'S'); // it has tried to print, and waits for the reply
+      server.write(HELLO);
+      assert.equal(String(await receiveAll(server)), HELLO); // up to EOF: it would reject at a reset
+      server.end();
+      assert.deepEqual(await talk.ended, expected);
     });
+  }
 
-    const UNTIL_TOO_LATE = 10_500; // milliseconds: the client has waited for more than 10 s when it goes on
-
-    test('a reply that came in time counts, even if the client was suspended', LIMIT, async (t) => {
-      const { port, talk, server } = await suspended(t);
-      server.write('Hello');
-      await setTimeout(UNTIL_TOO_LATE);
-      talk.process.kill('SIGCONT');
-      await setTimeout(500); // a client that had timed out would be gone within this time
-      server.end(' World!');
-      assert.deepEqual(await talk.ended, success(port));
-    });
-
-    test('a server that falls silent while the client is suspended times out', LIMIT, async (t) => {
-      const { port, talk, server } = await suspended(t);
-      server.write('Hello');
-      await setTimeout(UNTIL_TOO_LATE);
-      talk.process.kill('SIGCONT');
-      assert.deepEqual(await talk.ended, { status: 1, stderr: silent(port), stdout: conversation(port, 'Hello') });
-    });
-
-    test('a server that replies while the client is suspended and does not close is left', LIMIT, async (t) => {
-      const { port, talk, server } = await suspended(t);
-      server.write('Hello World!');
-      await setTimeout(UNTIL_TOO_LATE);
-      talk.process.kill('SIGCONT');
-      assert.deepEqual(await talk.ended, success(port));
-    });
-
-    const needsNameServer = { ...LIMIT, skip: noSilentNameServer() };
-    test('the time-out begins with the connection attempt, not with the look-up', needsNameServer, async (t) => {
-      assert.deepEqual(await run(t, withSilentNameServer(node('client.ts', 'example.test', '80'))), {
-        status: 1, stdout: '', stderr: 'client.ts: connection to example.test port 80 failed (EAI_AGAIN)\n',
-      });
-    });
-
-    test('a connection that came in time counts, even if the client was suspended', needsStrace, async (t) => {
-      const port = await listen(t, documentedServer);
-      assert.deepEqual(await run(t, strace('connect', 'delay_exit=11000000', client(port))), success(port));
-    });
-
-    test('a server that has sent the reply and does not close is left', LIMIT, async (t) => {
-      const port = await listen(t, (connection) => connection.on('data', (message) => connection.write(message)));
-      assert.deepEqual(await run(t, client(port)), success(port));
-    });
-  });
-
-  test('a server that resets ends the client with status 1 and one line on stderr', LIMIT, async (t) => {
-    const port = await listen(t, (connection) => connection.once('data', () => connection.resetAndDestroy()));
-    assert.deepEqual(await run(t, client(port)), {
-      status: 1,
-      stderr: `client.ts: connection to 127.0.0.1 port ${port} failed (ECONNRESET)\n`,
-      stdout: `Connected to server: 127.0.0.1 on port ${port}\nSending some data...\nConnection closed.\n`,
-    });
-  });
-
-  test('a reset after part of the reply is told from a close, even if the client was suspended', LIMIT, async (t) => {
-    const { port, talk, server } = await suspended(t);
-    server.write('Hello');
-    await setTimeout(200); // so that the bytes leave before the RST
-    server.resetAndDestroy();
-    await setTimeout(200);
-    talk.process.kill('SIGCONT');
-    assert.deepEqual(await talk.ended, {
-      status: 1,
-      stderr: `client.ts: connection to 127.0.0.1 port ${port} failed (ECONNRESET)\n`,
-      stdout: conversation(port, 'Hello'),
-    });
-  });
-
-  test('a server that resets once the client has the reply does no harm', LIMIT, async (t) => {
-    const port = await listen(t, (connection) => {
-      connection.once('data', (message) => connection.write(message));
-      connection.on('end', () => connection.resetAndDestroy());
-    });
-    assert.deepEqual(await run(t, client(port)), success(port));
-  });
-
-  test('what came before a fault reaches a slow reader', LIMIT, async (t) => {
-    const bytes = '\x1b'.repeat(120_000); // printed as \x1b, this is more than a pipe holds
-    const port = await listen(t, (connection) => connection.resume().end(bytes));
-    const talk = start(t, client(port, `${bytes}.`));
+  test('if stdout and stderr are one slow pipe, the error is the last line', LIMIT, async (t) => {
+    const { port, connection } = await accepted(t);
+    const talk = start(t, ['sh', '-c', 'exec "$@" 2>&1', 'sh', ...client(port, '\x1b'.repeat(120_000))]);
     talk.process.stdout?.pause();
-    await reported(talk);
-    await setTimeout(300);
+    const server = (await connection).resume().end('\x1b'.repeat(80_000)); // printed as \x1b, too much for a pipe
+    await once(server, 'close');
+    await inState(talk.process, 'S');
     talk.process.stdout?.resume();
-    const { status, stdout } = await talk.ended;
-    assert.equal(status, 1);
-    assert.equal(stdout, conversation(port, '\\x1b'.repeat(120_000)));
+    const error = 'client.ts: server closed after 80000 of 120000 bytes\n';
+    const stdout = conversation(port, '\\x1b'.repeat(80_000)) + error;
+    assert.deepEqual(await talk.ended, { status: 1, stdout, stderr: '' });
   });
 
-  test('a disk that is full is an error with its code', { ...LIMIT, skip: noFullDisk() }, async (t) => {
-    const port = await listen(t, documentedServer);
-    assert.deepEqual(await run(t, onFullDisk(client(port))), {
-      status: 1, stdout: '', stderr: 'client.ts: cannot print (ENOSPC)\n',
-    });
-  });
-
-  test('a refused connection is an error with host, port and code', LIMIT, async (t) => {
-    for (const port of [1, 65535, await closedPort()]) {
-      assert.deepEqual(await run(t, client(port)), {
-        status: 1, stdout: '', stderr: `client.ts: connection to 127.0.0.1 port ${port} failed (ECONNREFUSED)\n`,
-      });
-    }
-  });
-
-  const needsLoopback = { ...LIMIT, skip: cannotRun(...selfConnecting(['true'])) };
-  test('a connection that TCP makes with itself is a refused one', needsLoopback, async (t) => {
-    assert.deepEqual(await run(t, selfConnecting(node('client.ts'))), {
-      status: 1,
-      stdout: '',
-      stderr: 'client.ts: connection to localhost port 54321 failed (ECONNREFUSED): '
-        + 'nobody listens, TCP connected it to itself\n',
-    });
-  });
-
-  test('a connection without addresses is none with itself', LIMIT, async (t) => {
-    // The system tells none if the server resets in the moment after connect().
-    const code = `const { prototype } = require('net').Socket;
-      prototype._getsockname = prototype._getpeername = () => ({});`;
-    const port = await listen(t, documentedServer);
-    assert.deepEqual(await run(t, client(port), preload(t, code)), success(port));
-  });
-
-  const UNEXPECTED: Record<string, string> = {
-    'between two calls': 'Buffer.prototype.equals = () => { throw new TypeError("out of order"); }',
-    'in a callback': `require("net").Socket.prototype.connect = () => setImmediate(() => {
-      throw new TypeError("out of order");
-    });`,
-  };
-  for (const [where, code] of Object.entries(UNEXPECTED)) {
-    test(`an unexpected exception ${where} is one line on stderr, and status 1`, LIMIT, async (t) => {
+  const TYPOS = [['talk', 'connection.write', 'connection.wriet'], ['receive', 'piece.length', 'piece.len()']] as const;
+  for (const [where, before, after] of TYPOS) {
+    test(`an exception that is not expected is shown with its place: ${where}`, LIMIT, async (t) => {
       const port = await listen(t, documentedServer);
-      const { status, stderr } = await run(t, client(port), preload(t, code));
-      assert.deepEqual({ status, stderr }, { status: 1, stderr: 'client.ts: out of order\n' });
+      const { status, stderr } = await run(t, edited('client.ts', before, after, IPV4, `${port}`));
+      assert.match(stderr, RegExp(`^TypeError: \\S+ is not a function\n +at ${where} \\(.+:\\d+:\\d+\\)\n`));
+      assert.equal(status, 1);
     });
   }
 
-  test('a host that cannot be reached is an error with host, port and code', needsNetwork, async (t) => {
-    assert.deepEqual(await run(t, inNetwork(QUICK_ARP, node('client.ts', NOBODY, '80'))), {
-      status: 1, stdout: '', stderr: `client.ts: connection to ${NOBODY} port 80 failed (EHOSTUNREACH)\n`,
+  const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
+  host     address or name (looked up as IPv4) of the server (default: localhost)
+  port     1 to 65535 (default: 54321)
+  message  any text, sent as UTF-8 (default: Hello World!)\n`;
+
+  for (const args of [['-h'], ['localhost', '--help']]) {
+    test(`client.ts ${args.join(' ')} prints the usage`, LIMIT, async (t) => {
+      assert.deepEqual(await run(t, node('client.ts', ...args)), { status: 0, stdout: USAGE, stderr: '' });
     });
-  });
+  }
 
-  test('a host that does not resolve is an error with host, port and code', LIMIT, async (t) => {
-    const host = `${'x'.repeat(64)}.test`; // a label of 64 characters is refused before any name server is asked
-    assert.deepEqual(await run(t, node('client.ts', host, '80')), {
-      status: 1, stdout: '', stderr: `client.ts: connection to ${host} port 80 failed (ENOTFOUND)\n`,
-    });
-  });
-
-  test('the connection is closed when the server has closed its side too', LIMIT, async (t) => {
-    const { port, connection } = await accepted(t);
-    const talk = start(t, client(port));
-    const server = await connection;
-    server.write('Hello World!');
-    await receiveAll(server);
-    // A client that does not wait for our FIN would be gone within this time.
-    assert.equal(await Promise.race([talk.ended, setTimeout(500, 'still there')]), 'still there');
-    server.end();
-    assert.deepEqual(await talk.ended, success(port));
-  });
-
-  test('a closed stdout does not break the conversation', LIMIT, async (t) => {
-    const { port, connection } = await accepted(t);
-    const talk = start(t, client(port));
-    talk.process.stdout?.destroy();
-    const server = await connection;
-    server.write('Hello World!');
-    assert.equal(String(await receiveAll(server)), 'Hello World!'); // up to EOF: it would reject at a reset
-    server.end();
-    assert.deepEqual(await talk.ended, { status: 0, stdout: '', stderr: '' });
-  });
-
-  const SERVERS: [program: string, commandLine: (port: number) => string, skip: string | false][] = [
-    ['nc', (port) => `mkfifo "$0/loop" && nc -v -l -N 127.0.0.1 ${port} < "$0/loop" | tee "$0/loop"`, noNc()],
-    ['ncat', (port) => `exec ncat -v -l 127.0.0.1 ${port} --exec /bin/cat`, cannotRun('ncat', '--version')],
-    ['socat', (port) => `exec socat -d -d TCP-LISTEN:${port},bind=127.0.0.1 EXEC:cat`, cannotRun('socat', '-V')],
+  const notHosts = ['', '8080', 'localhost:80', '[::1]', '[localhost]'];
+  const notPorts = ['', '0', '65536', '1e3', '000080'];
+  const REFUSED: [args: string[], error: string][] = [
+    [['--\x1b[2J', '--'], 'unknown option "--\\x1b[2J"'],
+    [['localhost', '-1'], 'unknown option "-1"'],
+    [['localhost', '80', 'message', ''], 'unexpected argument ""'],
+    ...notHosts.map((host): [string[], string] => [[host], `"${host}" is neither a name nor an address`]),
+    ...notPorts.map((port): [string[], string] => [['localhost', port], `"${port}" is not a port from 1 to 65535`]),
   ];
-  for (const [program, commandLine, skip] of SERVERS) {
-    test(`the client talks with an echo server made of ${program}`, { ...LIMIT, skip }, async (t) => {
-      const port = await closedPort();
-      const server = start(t, ['sh', '-c', `exec 2>&1; ${commandLine(port)}`, scratch(t)]);
-      await server.printed(/listening on/i);
-      const message = 'añ€😀'.repeat(1000);
-      const { status, stdout, stderr } = await run(t, client(port, message));
-      assert.deepEqual({ status, stderr }, { status: 0, stderr: '' });
-      assert.equal(stdout, conversation(port, message));
+  for (const [args, error] of REFUSED) {
+    test(`client.ts ${args.map((arg) => JSON.stringify(arg)).join(' ')} is refused`, LIMIT, async (t) => {
+      const stderr = `client.ts: ${error}\n${USAGE}`;
+      assert.deepEqual(await run(t, node('client.ts', ...args)), { status: 2, stdout: '', stderr });
     });
   }
 
-  const WRONG: [string[], string][] = [
-    ...['', 'abc', '0', '65536', '1e3', '80.5', ' 80', '12345678901234567890'].map(
-      (port): [string[], string] => [['localhost', port], `port "${port}" is not a whole number from 1 to 65535`],
-    ),
-    [[''], 'host "" is neither a name nor an address'],
-    [['localhost', '80', 'message', 'more'], 'unexpected argument "more"'],
-    [['--bogus'], 'unknown option "--bogus"'],
-  ];
-  for (const [args, message] of WRONG) {
-    test(`client.ts ${args.join(' ')}: ${message}`, LIMIT, async (t) => {
-      assert.deepEqual(await run(t, node('client.ts', ...args)), {
-        status: 2, stdout: '', stderr: `client.ts: ${message}\nUsage: npx ts-node client.ts [host] [port] [message]\n`,
-      });
-    });
-  }
-
-  for (const option of ['-h', '--help']) {
-    test(`client.ts ${option} prints the usage`, LIMIT, async (t) => {
-      const { status, stdout, stderr } = await run(t, node('client.ts', option));
-      assert.match(stdout, /^Usage: npx ts-node client\.ts \[host\] \[port\] \[message\]\n/);
-      for (const listed of ['default: localhost', '1 to 65535 (default: 54321)', 'default: Hello World!']) {
-        assert.ok(stdout.includes(listed), listed);
-      }
-      assert.deepEqual({ status, stderr }, { status: 0, stderr: '' });
-    });
-  }
+  test('a message that is not UTF-8 is refused', LIMIT, async (t) => {
+    const talk = await run(t, ['sh', '-c', 'exec "$@" "$(printf "\\377")"', 'sh', ...client(80)]);
+    assert.deepEqual(talk, { status: 2, stdout: '', stderr: `client.ts: the message is not UTF-8, or has a U+FFFD\n${USAGE}` });
+  });
 });
