@@ -220,7 +220,7 @@ function parseArguments(args: string[]): Options | void {
   const parser = yargs(separated)
     .usage(USAGE)
     .locale('en')
-    .parserConfiguration({ 'dot-notation': false }) // or --open.x would be taken for --open
+    .parserConfiguration({ 'boolean-negation': false, 'camel-case-expansion': false, 'dot-notation': false })
     .option('host', { ...text, alias: 'H', describe: 'IPv4 address, IPv6 address or name (looked up as IPv4)' })
     .option('port', { ...text, alias: 'p', describe: 'TCP ports to scan: 54321, 22,80,443, 8000-8100, or - for all' })
     .option('timeout', { ...text, alias: 't', describe: 'seconds to wait for each port, up to 3600', default: TIMEOUT })

@@ -95,7 +95,7 @@ describe('client.ts', { concurrency: 4 }, () => {
   }
 
   const MESSAGES: [how: string, commandLine: typeof node, messages: string[]][] = [
-    ['as it is', node, ['', ' ', '"$(id)" \'`id`\' \\', '--help', '-', 'العربية 汉语 हिन्दी', '\ufeffBOM', 'two\nlines']],
+    ['as it is', node, ['', ' ', '"$(id)" \'`id`\' \\', '--help', '-', 'العربية 汉语', '\ufeffBOM', 'two\nlines']],
     ['as it is if npx starts the client, which uses a shell', npx, ['', '--help', '"$(id)" \'`id`\'  \\\n.']],
     ['as it is after "--"', (script, ...args) => node(script, '--', ...args), ['--', '--help']],
   ];
@@ -109,7 +109,7 @@ describe('client.ts', { concurrency: 4 }, () => {
   }
 
   for (const [pause, seconds, reply] of [['less', 0, HELLO], ['more', 4.5, HELLO], ['more', 4.5, 'Hello']] as const) {
-    test(`if it is suspended for ${pause} than the timeout, a client still gets the reply "${reply}"`, LIMIT, async (t) => {
+    test(`if suspended for ${pause} than the timeout, a client still gets the reply "${reply}"`, LIMIT, async (t) => {
       const { port, connection } = await accepted(t);
       const talk = start(t, withTimeout(4, port));
       const server = await connection;
@@ -284,6 +284,7 @@ describe('client.ts', { concurrency: 4 }, () => {
 
   test('a message that is not UTF-8 is refused', LIMIT, async (t) => {
     const talk = await run(t, ['sh', '-c', 'exec "$@" "$(printf "\\377")"', 'sh', ...client(80)]);
-    assert.deepEqual(talk, { status: 2, stdout: '', stderr: `client.ts: the message is not UTF-8, or has a U+FFFD\n${USAGE}` });
+    const stderr = `client.ts: the message is not UTF-8, or has a U+FFFD\n${USAGE}`;
+    assert.deepEqual(talk, { status: 2, stdout: '', stderr });
   });
 });

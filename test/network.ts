@@ -56,13 +56,14 @@ export const limit = (chain: 'INPUT' | 'OUTPUT', flags: string, perSecond: numbe
 export const lossy = (probability: number) => ['INPUT', 'OUTPUT'].map((chain) =>
   `on_target iptables -A ${chain} -p tcp -m statistic --mode random --probability ${probability} -j DROP\n`).join('');
 
-/** Lines of setup: the target answers nothing for so many seconds, from the moment at which a SYN to the port arrives. */
+/** Lines of setup: the target replies nothing for so many seconds, once a SYN to the port arrives. */
 export const outage = (port: number, seconds: number) => `
-  on_target iptables -A INPUT -p tcp --syn --dport ${port} -m recent --name out --rdest --set
+  on_target iptables -A INPUT -p tcp --syn --dport ${port} -m recent --name out --rdest ! --rcheck \\
+    -m recent --name out --rdest --set
   on_target iptables -A INPUT -p tcp -m recent --name out --rdest --rcheck --seconds ${seconds} -j DROP
 `;
 
-/** Lines of setup: the target answers nothing for three seconds to a source that has sent so many SYNs in a second. */
+/** Lines of setup: the target replies nothing for three seconds to a source that has sent so many SYNs in a second. */
 export const ban = (perSecond: number) => `
   on_target iptables -A INPUT -p tcp --syn -m recent --name ban --rcheck --seconds 3 -j DROP
   on_target iptables -A INPUT -p tcp --syn -m hashlimit --hashlimit-name ban --hashlimit-mode srcip \\
