@@ -5,10 +5,10 @@ import { existsSync, readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
 import { describe, test, type TestContext } from 'node:test';
 import { setImmediate, setTimeout } from 'node:timers/promises';
-import { noLoopback, noNameServer, onLoopback, withSilentNameServer } from './network';
+import { noNameServer, onLoopback, withSilentNameServer } from './network';
 import { closedPort, dial, listen, receiveAll } from './peers';
 import {
-  cannotRun, edited, type Ended, inState, LIMIT, node, noFullDisk, noIPv6, noMountedHosts, noNc, noStrace, notLinux,
+  cannotRun, edited, type Ended, inState, LIMIT, node, noFullDisk, noIPv6, noNc, noStrace, notLinux,
   npx, onFullDisk, peakMemory, reported, run, type Running, start, startServer,
 } from './scripts';
 
@@ -76,13 +76,6 @@ describe('server.ts', { concurrency: 4 }, () => {
         + `Incoming connection from ${address}:${localPort}...\n${BYE}`);
     });
   }
-
-  test('by default, it listens on localhost (IPv4), port 54321', on(noLoopback() || noMountedHosts()), async (t) => {
-    const hosts = "printf '::1 localhost\\n127.0.0.1 localhost\\n' > /mnt/hosts; mount --bind /mnt/hosts /etc/hosts";
-    const server = start(t, onLoopback(`mount -t tmpfs tmpfs /mnt; ${hosts}`, node('server.ts')));
-    await server.printed(/^Server started on localhost, listening on TCP port 54321\n/);
-    assert.match(readFileSync(`/proc/${server.process.pid}/net/tcp`, 'utf8'), / 0100007F:D431 /);
-  });
 
   const DATA: [what: string, sent: (string | Uint8Array)[], printed: string[]][] = [
     ['if a client sends nothing, no line shows data', [], []],

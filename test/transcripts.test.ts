@@ -77,7 +77,7 @@ for (const { condition, hosts, env } of LOOKUPS) {
     writeFileSync(file, hosts.map((address) => `${address} localhost\n`).join(''));
     // In a mount namespace of its own, so that the machine's file stays as it is.
     const mounted = [...unshare('--mount'), 'sh', '-c', 'mount --bind "$0" /etc/hosts && exec "$@"', file];
-    await listen(t, (connection) => connection.end(), '::1', PORT); // to be found by a script that takes the IPv6 address
+    await listen(t, (connection) => connection.end(), '::1', PORT); // for a script that takes the IPv6 address
     await asDocumented(t, (script, ...args) => [...mounted, ...node(script, ...args)], env);
   });
 }
