@@ -99,7 +99,7 @@ function probe(address: string, port: number, timeout: number): Promise<Reply> {
 function addressOf(host: string): Promise<string> {
   return new Promise((resolve, reject) => {
     if (isIP(host)) return resolve(host);
-    const socket = new Socket(); // our scripts share only node:net, which looks up names in connect()
+    const socket = new Socket(); // the only module that our scripts share, node:net, looks up names in connect()
     socket.connect({ host, port: 1, family: 4 }); // family 4 is AF_INET; the port doesn't matter
     socket.on('lookup', (error: NodeJS.ErrnoException | null, address) => {
       socket.destroy(); // before it sends a SYN

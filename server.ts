@@ -54,7 +54,7 @@ async function listen(host: string, port: number): Promise<Server> {
     const server = createServer({ allowHalfOpen: true }); // after the client's FIN, we can still send
     server.listen({ host: address, port, backlog: BACKLOG });
     await new Promise((resolve, reject) => server.once('listening', resolve).once('error', reject));
-    return server.removeAllListeners('error'); // so that a later error ends the program
+    return server.removeAllListeners('error'); // a later 'error' event without a listener ends the program
   } catch (error) {
     throw systemError(`cannot listen on ${host} port ${port}`, error as Error);
   }
@@ -70,10 +70,10 @@ function print(lines: string): Promise<void> {
   return new Promise((resolve) => process.stdout.write(lines, () => resolve()));
 }
 
-/** sendall(): resolves when the system has taken the bytes. A slow client holds us back. Rejects if it is gone. */
+/** sendall(): resolves when the system has taken the bytes. A slow client holds us back. Rejects with the first error. */
 function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
-    connection.write(bytes, (error) => (error ? reject(connection.errored ?? error) : resolve())); // the first error
+    connection.write(bytes, (error) => (error ? reject(connection.errored ?? error) : resolve()));
   });
 }
 

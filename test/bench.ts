@@ -16,12 +16,9 @@ import { setTimeout } from 'node:timers/promises';
 import { ban, inNetwork, limit, listenAt, lossy, noNetwork, outage, rule, TARGET } from './network';
 import { cannotRun, launch, npx, peakMemory, tsNode } from './scripts';
 
-const ROUNDS = 5;
 const MIB = 1 << 20;
-
 const folder = mkdtempSync(join(tmpdir(), 'bench-'));
 process.on('exit', () => rmSync(folder, { recursive: true }));
-
 copyFileSync('tsconfig.json', join(folder, 'tsconfig.json'));
 symlinkSync(resolve('node_modules'), join(folder, 'node_modules'));
 
@@ -99,9 +96,7 @@ async function echoSeconds(commandLine: string[]): Promise<number> {
 const median = (numbers: number[]) => numbers.sort((a, b) => a - b)[numbers.length >> 1] ?? NaN;
 
 /** Measures ours and the peer by turns, after a first turn that does not count. Resolves to the two medians. */
-async function pairs(
-  ours: () => Promise<number>, peer: () => Promise<number>, rounds = ROUNDS,
-): Promise<[number, number]> {
+async function pairs(ours: () => Promise<number>, peer: () => Promise<number>, rounds = 5): Promise<[number, number]> {
   const results: [number[], number[]] = [[], []];
   for (let round = 0; round <= rounds; round++) {
     const pair = [await ours(), await peer()] as const;

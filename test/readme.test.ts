@@ -50,14 +50,11 @@ const EXAMPLES = BLOCKS.flatMap(({ language, text }, index) => {
   return [{ terminals, change: before?.language === 'diff' ? before.text : undefined }];
 });
 
-/**
- * A pattern for what a terminal prints. The system chooses some numbers, which the page gives as 58666 (a port), 4711
- * (a process), 18 and 19 (file descriptors): each stands for one number, the same wherever it occurs.
- */
+/** A pattern for what a terminal prints. Each number that the system chooses is the same wherever it occurs. */
 function pattern(output: string): RegExp {
   const seen = new Set<string>();
   const escaped = output.replace(/\^C/g, '').replace(/[\\^$.*+?()[\]{}|]/g, '\\$&');
-  return new RegExp(`^${escaped.replace(/\b(58666|4711|1[89](?= |\n|,|$))/g, (number) => {
+  return new RegExp(`^${escaped.replace(/\b(58666|4711|1[89](?= |\n|,|$))/g, (number) => { // port, process, descriptors
     if (seen.has(number)) return `\\k<n${number}>`;
     seen.add(number);
     return `(?<n${number}>\\d+)`;

@@ -17,20 +17,12 @@ if (process.platform === 'win32') {
 export const LIMIT = { timeout: 30_000 };
 
 /** What a program left behind when it ended. The status is null if a signal ended it. */
-export interface Ended {
-  status: number | null;
-  stdout: string;
-  stderr: string;
-}
+export type Ended = { status: number | null; stdout: string; stderr: string };
 
-/** A running program. */
-export interface Running {
-  /** Resolves when stdout matches the pattern; rejects when the program ends without that. */
-  printed(pattern: RegExp): Promise<RegExpExecArray>;
-  /** Resolves when the program has ended and all that it printed has arrived. */
-  ended: Promise<Ended>;
-  process: ChildProcess;
-}
+/** A running program: printed() resolves when stdout matches, and rejects when the program ends without that. */
+export type Running = {
+  printed: (pattern: RegExp) => Promise<RegExpExecArray>; ended: Promise<Ended>; process: ChildProcess;
+};
 
 /** The command line that runs a script as documented. */
 export const npx = (script: string, ...args: string[]) => ['npx', 'ts-node', script, ...args];
@@ -199,7 +191,7 @@ export async function inState(program: ChildProcess, state: 'S' | 'T'): Promise<
 
 /** The state of a program, as ps(1) shows it. Throws if it has ended. */
 function stateOf({ pid, exitCode, signalCode }: ChildProcess): string {
-  if (exitCode !== null || signalCode !== null) throw new Error('the program has ended');
+  assert.ok(exitCode === null && signalCode === null, 'the program has ended');
   if (existsSync('/proc/self/stat')) return readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1) ?? '';
   return spawnSync('ps', ['-o', 'state=', '-p', `${pid}`], { encoding: 'utf8' }).stdout;
 }
