@@ -70,7 +70,7 @@ function print(lines: string): Promise<void> {
   return new Promise((resolve) => process.stdout.write(lines, () => resolve()));
 }
 
-/** sendall(): resolves when the system has taken the bytes. A slow client holds us back. Rejects with the first error. */
+/** sendall(): resolves when the system has taken the bytes. A slow client holds us back. Rejects with the cause. */
 function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     connection.write(bytes, (error) => (error ? reject(connection.errored ?? error) : resolve()));
