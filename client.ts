@@ -20,12 +20,11 @@ import { isIPv6, Socket } from 'node:net';
 const HOST = 'localhost';
 const PORT = 54321;
 const MESSAGE = 'Hello World!';
-const TIMEOUT = 10; // seconds without any traffic, after which we give up
-
-class ExpectedError extends Error {} // it is reported in one line; any other error shows its stack
+const TIMEOUT = 10; // seconds without traffic, after which we give up
+class ExpectedError extends Error {} // reported without its stack; any other error shows it
 class UsageError extends ExpectedError {}
 
-/** The client, step by step. Each comment names a call of Python's socket module. Throws if the echo is not right. */
+/** The client, step by step. Comments such as connect() name a call of Python's socket module. Throws if the echo is wrong. */
 async function talk(host: string, port: number, message: Buffer): Promise<void> {
   const connection = await connect(host, port); // socket(), connect()
   console.log(`Connected to server: ${host} on port ${port}`);
@@ -43,25 +42,25 @@ function connect(host: string, port: number): Promise<Socket> {
   return new Promise((resolve, reject) => {
     const connection = new Socket();
     connection.connect({ host, port, family: 4 }); // AF_INET: a name is looked up as IPv4
-    connection.on('connectionAttempt', () => connection.setTimeout(TIMEOUT * 1000)); // settimeout(), after the lookup
-    // After a suspension (Ctrl-Z), a reply may be waiting when the time is up: setImmediate() lets Node read it first.
-    const silence = new ExpectedError(`nothing arrived from ${host} port ${port} for ${TIMEOUT} s`);
-    const progress = () => `${connection.readyState}, ${connection.bytesRead} bytes`;
-    connection.on('timeout', () => {
-      const before = progress();
-      setImmediate(() => { if (progress() === before) connection.destroy(silence); });
-    });
+    giveUpIfSilent(connection, `nothing arrived from ${host} port ${port} for ${TIMEOUT} s`); // settimeout()
     connection.on('error', (error) => reject(systemError(failed, error))); // once connected, receive() throws instead
+    // If nothing listens, and the system picks this very port as our own, TCP connects the socket to itself.
+    const toItself = () => connection.localPort === port && connection.localAddress === connection.remoteAddress;
     connection.on('connect', () => {
-      if (!isSelfConnection(connection)) return resolve(connection);
+      if (!toItself()) return resolve(connection);
       connection.destroy(new ExpectedError(`${failed} (ECONNREFUSED): nothing listens, TCP connected it to itself`));
     });
   });
 }
 
-/** Whether TCP connected the socket to itself. It can if nothing listens and the system picks this very port for us. */
-function isSelfConnection({ localAddress, localPort, remoteAddress, remotePort }: Socket): boolean {
-  return localPort !== undefined && localPort === remotePort && localAddress === remoteAddress;
+/** settimeout(): ends the connection with an error if nothing happens for TIMEOUT. A lookup has its own time limit. */
+function giveUpIfSilent(connection: Socket, message: string): void {
+  const progress = () => `${connection.readyState}, ${connection.bytesRead} bytes`;
+  connection.on('connectionAttempt', () => connection.setTimeout(TIMEOUT * 1000));
+  connection.on('timeout', () => {
+    const before = progress(); // after a suspension (Ctrl-Z), more may be waiting: setImmediate() lets Node read it
+    setImmediate(() => { if (progress() === before) connection.destroy(new ExpectedError(message)); });
+  });
 }
 
 /**
@@ -82,7 +81,7 @@ async function receive(connection: Socket, length: number): Promise<{ reply: Buf
     } // close(): the loop closes the connection when it ends
   } catch (error) {
     if (error !== connection.errored) throw error; // not the network, but a mistake in this source
-    lost = connection.errored as Error;
+    lost = error as Error;
   }
   return { reply: Buffer.concat(pieces), error: lost };
 }
@@ -97,7 +96,7 @@ function throwUnlessEcho(reply: Buffer, message: Buffer, error: Error | undefine
   throw new ExpectedError(`server closed after ${reply.length} of ${length} bytes`);
 }
 
-/** Escapes control characters, except tab and newline, and those that reverse text, as Python's repr() does. */
+/** Escapes text-reversing and control characters, except tab and newline, in the style of Python's repr(). */
 function visible(text: string): string {
   return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, (character) => {
     const code = character.charCodeAt(0).toString(16);
@@ -112,7 +111,8 @@ const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
 
 /** The three arguments. Throws if one is wrong. --help only prints the usage. */
 function parseArguments(args: string[]): { host: string; port: number; message: Buffer } | void {
-  const words = args.filter((_, index) => index !== args.indexOf('--')); // the first "--" ends the options
+  const end = args.indexOf('--'); // no options follow it
+  const words = end < 0 ? args : args.toSpliced(end, 1);
   const [host = HOST, port = String(PORT), message = MESSAGE, unexpected] = words;
   const option = words.slice(0, 2).find((word) => word.startsWith('-')); // a message may start with a dash
   if (option === '-h' || option === '--help') return console.log(USAGE);
@@ -131,7 +131,7 @@ function systemError(what: string, error: NodeJS.ErrnoException): Error {
   return error.syscall === undefined ? error : new ExpectedError(`${what} (${error.code})`);
 }
 
-/** Reports an error once stdout has taken what was printed before. Ends with status 1; at a usage error, with 2. */
+/** Reports an error once stdout has taken what was printed before. Ends with status 1, or 2 for a usage error. */
 function fail(error: Error): void {
   const isUsage = error instanceof UsageError;
   const report = error instanceof ExpectedError ? `client.ts: ${visible(error.message)}` : error.stack;

@@ -24,11 +24,11 @@ const VERSION = '1.0.0'; // as in package.json
 const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]';
 
 type State = 'open' | 'closed' | 'filtered'; // of a port, as printed
-type Reply = 'open' | 'closed' | 'silent' | 'no socket'; // to one probe
-type Probe = (port: number) => Promise<Reply>;
+type Outcome = 'open' | 'closed' | 'silent' | 'no socket'; // of one probe
+type Probe = (port: number) => Promise<Outcome>;
 type Round = { silent: number[]; replies: number; late: number }; // how many ports replied, and how many late
 type Options = { host: string; ports: number[]; timeout: number; openOnly: boolean }; // the timeout is in seconds
-class ExpectedError extends Error {} // it is reported in one line; any other error shows its stack
+class ExpectedError extends Error {} // reported without its stack; any other error shows it
 
 /** The scanner: prints the address of the host and the state of each port, in the order given. */
 async function scan({ host, ports, timeout, openOnly }: Options): Promise<void> {
@@ -43,9 +43,9 @@ async function scan({ host, ports, timeout, openOnly }: Options): Promise<void> 
     printed = printInOrder(ports, printed, states, openOnly);
   };
   const probePort: Probe = async (port) => {
-    const reply = await probe(address, port, timeout);
-    if (reply === 'open' || reply === 'closed') setState(port, reply);
-    return reply;
+    const outcome = await probe(address, port, timeout);
+    if (outcome === 'open' || outcome === 'closed') setState(port, outcome);
+    return outcome;
   };
   if (ports.length > 1) showProgress(states, ports.length);
   const filtered = await probeAll(ports, timeout, probePort);
@@ -54,20 +54,20 @@ async function scan({ host, ports, timeout, openOnly }: Options): Promise<void> 
 }
 
 /**
- * Probes one port. Resolves to its reply to a SYN within the timeout, in seconds (RFC 9293, 3.5):
+ * Probes one port. Resolves to what a SYN brings within the timeout, in seconds (RFC 9293, 3.5):
  *
  * - SYN-ACK: open. The connection is established, and we close it.
  * - RST: closed. To connect(2), the ICMP error "port unreachable" looks the same.
  * - nothing, or another ICMP error: silent. There is a firewall or no such host, or a packet was lost.
  *
- * Ends the program if this machine can't send a SYN, for instance if it has no route to the host (ENETUNREACH).
+ * Ends the program if this machine can't send a SYN at all, for instance if it has no route (ENETUNREACH).
  */
-function probe(address: string, port: number, timeout: number): Promise<Reply> {
+function probe(address: string, port: number, timeout: number): Promise<Outcome> {
   return new Promise((resolve) => {
     const socket = new Socket();
-    const settle = (reply: Reply) => {
+    const settle = (outcome: Outcome) => {
       socket.destroy(); // close()
-      resolve(reply);
+      resolve(outcome);
     };
     socket.connect(port, address); // socket(AF_INET, SOCK_STREAM), connect()
 
@@ -83,7 +83,7 @@ function probe(address: string, port: number, timeout: number): Promise<Reply> {
     socket.on('connectionAttemptFailed', (_address, _port, _family, { code }: NodeJS.ErrnoException) => {
       if (code === 'ECONNREFUSED') settle('closed');
       else if (code === 'ECONNRESET' || code === 'EPIPE') settle('open'); // an RST, but after a SYN-ACK
-      else if (code !== 'EADDRINUSE') settle('silent'); // on Windows, that one means this machine: 'error' follows
+      else if (code !== 'EADDRINUSE') settle('silent'); // on Windows, that one is a local failure: 'error' follows
     });
 
     // socket() or connect() failed at once: this machine sent no SYN, perhaps because one of its rules forbids it.
@@ -100,9 +100,9 @@ function addressOf(host: string): Promise<string> {
   return new Promise((resolve, reject) => {
     if (isIP(host)) return resolve(host);
     const socket = new Socket(); // the only module that our scripts share, node:net, looks up names in connect()
-    socket.connect({ host, port: 1, family: 4 }); // family 4 is AF_INET; the port doesn't matter
+    socket.connect({ host, port: 1, family: 4 }); // AF_INET. The port doesn't matter: the connection is never made
     socket.on('lookup', (error: NodeJS.ErrnoException | null, address) => {
-      socket.destroy(); // before it sends a SYN
+      socket.destroy();
       if (error) reject(new ExpectedError(`cannot find an IPv4 address of ${host} (${error.code})`));
       else resolve(address);
     });
@@ -110,7 +110,7 @@ function addressOf(host: string): Promise<string> {
 }
 
 // From here on: many ports at once, in networks that lose packets.
-const SECOND_SYN_MS = 1000; // the system repeats a SYN that got no reply after this time (RFC 6298, 2.1)
+const SECOND_SYN_MS = 1000; // the system repeats an unanswered SYN after this time (RFC 6298, 2.1)
 const LATE_MS = 0.9 * SECOND_SYN_MS; // a reply that is later than the quickest one by this much shows a lost packet
 const SHORT_MS = 1.2 * SECOND_SYN_MS; // a shorter timeout ends before a late reply arrives
 const MOST_IN_FLIGHT = 4096; // probes that wait for a reply at the same time; each takes about 20 kB of memory
@@ -121,7 +121,7 @@ const MOST_ROUNDS = 20; // so that no host can make a scan endless
 
 /** Probes all ports. Resolves to those that are filtered: they stay silent although no packet seems to get lost. */
 async function probeAll(ports: number[], timeout: number, probePort: Probe): Promise<number[]> {
-  const first = await probeOnce(ports, MOST_IN_FLIGHT, probePort); // in a good network, there is no other round
+  const first = await runRound(ports, MOST_IN_FLIGHT, probePort); // in a good network, there is no other round
   if (first.replies === 0) return first.silent; // no such host, or a firewall around all of it
   const packetsLost = first.late > 0 || timeout * 1000 < SHORT_MS; // a short timeout hides losses: we assume them
   if (packetsLost) return retry(first.silent, slowDown(MOST_IN_FLIGHT, first), probePort);
@@ -133,7 +133,7 @@ async function lookAgain(ports: number[], probePort: Probe): Promise<number[]> {
   const step = Math.ceil(ports.length / MOST_IN_FLIGHT);
   const sample = ports.filter((_, index) => index % step === 0); // evenly spread
   const others = ports.filter((_, index) => index % step !== 0);
-  const round = await probeOnce(sample, MOST_IN_FLIGHT, probePort);
+  const round = await runRound(sample, MOST_IN_FLIGHT, probePort);
   if (round.replies === 0) return ports;
   return retry([...round.silent, ...others], MOST_IN_FLIGHT / 4, probePort); // slowly: we may have been banned
 }
@@ -142,7 +142,7 @@ async function lookAgain(ports: number[], probePort: Probe): Promise<number[]> {
 async function retry(silent: number[], limit: number, probePort: Probe): Promise<number[]> {
   let fruitless = 0;
   for (let count = 0; count < MOST_ROUNDS && fruitless < FRUITLESS_ROUNDS && silent.length > 0; count++) {
-    const round = await probeOnce(silent, limit, probePort);
+    const round = await runRound(silent, limit, probePort);
     fruitless = round.replies === 0 ? fruitless + 1 : 0;
     limit = slowDown(limit, round);
     silent = round.silent;
@@ -156,35 +156,36 @@ function slowDown(limit: number, { silent, replies, late }: Round): number {
 }
 
 /** A round: probes each port once, with at most limit probes in flight. Throws if the system has no socket at all. */
-async function probeOnce(ports: number[], limit: number, probePort: Probe): Promise<Round> {
+async function runRound(ports: number[], limit: number, probePort: Probe): Promise<Round> {
   const remaining = [...ports].reverse(); // pop() takes the next port
   const silent: number[] = [];
   const times: number[] = []; // milliseconds that each reply took
   let working = 0;
+  let allowed = limit; // workers; fewer if the system runs out of sockets
 
   /** A worker: probes one port after another, until none is left, or until the system has no socket for it. */
   const work = async () => {
     working++;
     for (let port = remaining.pop(); port !== undefined; port = remaining.pop()) {
       const begin = performance.now();
-      const reply = await probePort(port);
-      if (reply === 'no socket') {
+      const outcome = await probePort(port);
+      if (outcome === 'no socket') {
         remaining.push(port); // for another worker
-        limit = Math.max(working - 1, 1);
+        allowed = Math.max(working - 1, 1);
         break;
       }
-      if (reply === 'silent') silent.push(port);
+      if (outcome === 'silent') silent.push(port);
       else times.push(performance.now() - begin);
     }
     working--;
   };
 
-  while (remaining.length > 0) {
+  while (remaining.length > 0) { // once, unless all workers stopped for lack of a socket
     const before = remaining.length;
     const workers: Promise<void>[] = [];
-    for (let started = 0; started < limit && remaining.length > 0; started++) {
+    for (let started = 0; started < allowed && remaining.length > 0; started++) {
       workers.push(work());
-      await new Promise(setImmediate); // between two starts, Node handles the replies that have arrived
+      await new Promise((resolve) => setImmediate(resolve)); // meanwhile, Node handles replies that have arrived
     }
     await Promise.all(workers);
     if (remaining.length === before) throw new ExpectedError('cannot open a single socket (see "ulimit -n")');
@@ -235,7 +236,7 @@ function parseArguments(args: string[]): Options | void {
   if (help) return void parser.showHelp('log');
   if (version) return console.log(VERSION);
   if (host === undefined || port === undefined) throw usageError('both -H and -p are needed');
-  if (typeof host !== 'string' || !(isIPv6(host) || /^[\p{L}\p{M}\p{N}._-]+$/u.test(host)))
+  if (typeof host !== 'string' || !(isIPv6(host) || /^(?!\d+$)[\p{L}\p{M}\p{N}._-]+$/u.test(host)))
     throw usageError(`-H takes one name or IP address, without brackets or a port, not ${JSON.stringify(host)}`);
   const seconds = /^(\d+|\d*\.\d+)$/.test(String(timeout)) ? Number(timeout) : 0;
   if (seconds === 0 || seconds > 3600)
@@ -272,7 +273,7 @@ function fail(error: Error): void {
 process.on('uncaughtException', fail); // a usage error, or a mistake in the source; Node's own status for them is 1
 process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => {
   if (code !== 'EPIPE') console.error(`portscanner.ts: cannot print the answers (${code})`); // a full disk
-  process.exit(2); // at EPIPE in silence: the reader has left, as head(1) does after ten lines
+  process.exit(2); // silent on EPIPE: the reader has left, as head(1) does after ten lines
 });
 const options = parseArguments(process.argv.slice(2));
 if (options) scan(options).catch(fail);

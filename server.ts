@@ -21,12 +21,12 @@ import { type AddressInfo, createServer, isIPv6, type Server, type Socket } from
 const HOST = 'localhost';
 const PORT = 54321;
 const BACKLOG = 1; // connections that may wait for accept(); Linux lets one more wait
-const LINE_SIZE = 1024; // most bytes that one printed line shows, as if recv(1024) had returned them
+const LINE_SIZE = 1024; // maximum bytes per printed line, as if recv(1024) had returned them
 const LAST_LINE = 'Server is shutting down. Bye!\n';
-class ExpectedError extends Error {} // it is reported in one line; any other error shows its stack
+class ExpectedError extends Error {} // reported without its stack; any other error shows it
 class UsageError extends ExpectedError {}
 
-/** The server, step by step. Each comment names a call of Python's socket module. */
+/** The server, step by step. Comments such as accept() name a call of Python's socket module. */
 async function serve(host: string, port: number): Promise<void> {
   const server = await listen(host, port); // socket(), bind(), listen()
   process.on('SIGINT', endAtSignal).on('SIGTERM', endAtSignal); // Ctrl-C and kill(1)
@@ -60,7 +60,7 @@ async function listen(host: string, port: number): Promise<Server> {
   }
 }
 
-/** accept(): resolves to a new socket for one client. Node calls accept4(2) by itself, and reports each new socket. */
+/** accept(): resolves to a new socket for one client. Node calls accept4(2) by itself, and reports each one here. */
 function accept(server: Server): Promise<Socket> {
   return new Promise((resolve) => server.once('connection', resolve));
 }
@@ -70,7 +70,7 @@ function print(lines: string): Promise<void> {
   return new Promise((resolve) => process.stdout.write(lines, () => resolve()));
 }
 
-/** sendall(): resolves when the system has taken the bytes. A slow client holds us back. Rejects with the cause. */
+/** sendall(): resolves when the system has taken the bytes. A slow client holds us back. Rejects with what broke. */
 function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     connection.write(bytes, (error) => (error ? reject(connection.errored ?? error) : resolve()));
@@ -91,7 +91,7 @@ function lineOf(text: string): string {
   return text === '' ? '' : `Received following data: ${visible(text)}\n`;
 }
 
-/** Escapes control characters, except tab and newline, and those that reverse text, as Python's repr() does. */
+/** Escapes text-reversing and control characters, except tab and newline, in the style of Python's repr(). */
 function visible(text: string): string {
   return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, (character) => {
     const code = character.charCodeAt(0).toString(16);
@@ -116,8 +116,8 @@ const USAGE = `Usage: npx ts-node server.ts [host] [port]
 
 /** The host and port of the command line. Throws if an argument is wrong. --help only prints the usage. */
 function parseArguments(args: string[]): { host: string; port: number } | void {
-  const [host = HOST, port = String(PORT), unexpected] = args.filter((arg) => arg !== '--'); // which ends the options
-  const option = args.find((arg) => arg.startsWith('-') && arg !== '--');
+  const [host = HOST, port = String(PORT), unexpected] = args;
+  const option = args.find((arg) => arg.startsWith('-'));
   if (option === '-h' || option === '--help') return console.log(USAGE);
   if (option !== undefined) throw new UsageError(`unknown option "${option}"`);
   if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"`);
@@ -131,7 +131,7 @@ function systemError(what: string, error: NodeJS.ErrnoException): Error {
   return error.syscall === undefined ? error : new ExpectedError(`${what} (${error.code})`);
 }
 
-/** Reports an error once stdout has taken what was printed before. Ends with status 1; at a usage error, with 2. */
+/** Reports an error once stdout has taken what was printed before. Ends with status 1, or 2 for a usage error. */
 function fail(error: Error): void {
   const isUsage = error instanceof UsageError;
   const report = error instanceof ExpectedError ? `server.ts: ${visible(error.message)}` : error.stack;
@@ -146,5 +146,5 @@ process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => { // the echo go
   console.error(`server.ts: cannot print (${code})`);
   process.exitCode = 1;
 });
-const options = parseArguments(process.argv.slice(2));
+const options = parseArguments(process.argv.slice(process.argv[2] === '--' ? 3 : 2)); // "--" ends the options
 if (options) serve(options.host, options.port).catch(fail);

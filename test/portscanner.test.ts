@@ -356,7 +356,7 @@ describe('portscanner.ts', { concurrency: 4 }, () => {
     'what is not one host': [
       [['-H', 'a', ...BOTH], '-H takes one name or IP address, without brackets or a port, not ["a","localhost"]'],
       noHost('[::1]', '"[::1]"'), noHost('localhost:80', '"localhost:80"'), noHost('a,b', '"a,b"'),
-      noHost('192.0.2.0/24', '"192.0.2.0/24"'), noHost('a\x9b', '"a\\u{9b}"'),
+      noHost('192.0.2.0/24', '"192.0.2.0/24"'), noHost('8080', '"8080"'), noHost('a\x9b', '"a\\u{9b}"'),
     ],
     'what is not one list of ports': [
       [[...BOTH, '-p', '81'], '-p takes one list, such as 22,80, not ["80","81"]'],

@@ -343,7 +343,7 @@ describe('server.ts', { concurrency: 4 }, () => {
     ['a host is not a number, and has no port and no brackets', '".*" is neither a name nor an address',
       ...['8080', '0', 'localhost:80', '[::1]', '[127.0.0.1]'].map((host) => [host, '0'])],
     ['an option is known', 'unknown option "-x"', ['127.0.0.1', '0', '-x']],
-    ['-- is no argument', '"x" is not a port.*', ['--', '127.0.0.1', 'x'], ['127.0.0.1', '--', 'x']],
+    ['-- may precede them', '"x" is not a port.*', ['--', '127.0.0.1', 'x']],
     ['there is no third argument', 'unexpected argument ""', ['127.0.0.1', '0', '']],
     ['an escape character is shown as \\x1b', String.raw`unknown option "-\\x1b"`, ['-\x1b']],
   ];
