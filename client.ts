@@ -24,7 +24,7 @@ const TIMEOUT = 10; // seconds without traffic, after which we give up
 class ExpectedError extends Error {} // reported without its stack; any other error shows it
 class UsageError extends ExpectedError {}
 
-/** The client, step by step. Comments such as connect() name calls of Python's socket module. Throws if all is not well. */
+/** The client, step by step. Comments such as connect() name calls of Python's socket module. Throws if it fails. */
 async function talk(host: string, port: number, message: Buffer): Promise<void> {
   const connection = await connect(host, port); // socket(), connect()
   console.log(`Connected to server: ${host} on port ${port}`);

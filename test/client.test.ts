@@ -188,7 +188,7 @@ describe('client.ts', { concurrency: 4 }, () => {
       `connection to ${ABSENT} port 80 failed (EHOSTUNREACH)`, noNetwork()],
     ['a host that drops packets', inNetwork(rule('80', 'DROP'), withTimeout(1, 80, HELLO, TARGET)),
       `nothing arrived from ${TARGET} port 80 for 1 s`, noNetwork()],
-    ['a link-local address without its zone', offline(node('client.ts', 'fe80::1', '80')), // some versions of Node find it
+    ['a link-local address without its zone', offline(node('client.ts', 'fe80::1', '80')), // or Node may guess
       'connection to fe80::1 port 80 failed (EINVAL)', noOffline()],
     ['a name without a host', node('client.ts', NO_NAME, '1'), `connection to ${NO_NAME} port 1 failed (ENOTFOUND)`],
     ['its last port', node('client.ts', NO_NAME, '65535'), `connection to ${NO_NAME} port 65535 failed (ENOTFOUND)`],
