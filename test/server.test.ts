@@ -260,8 +260,8 @@ describe('server.ts', { concurrency: 4 }, () => {
     const server = start(t, npx('server.ts', '127.0.0.1', '0'));
     await server.printed(/\n/);
     process.kill(-(server.process.pid ?? 0), 'SIGINT'); // to all processes of the terminal's foreground, as Ctrl-C does
-    const { status, ...printed } = await server.ended; // the status is that of the shell in between, which ends too
-    assertEnded({ status: 0, ...printed });
+    const { stdout, stderr } = await server.ended; // the status is that of the shell in between, which ends too
+    assertEnded({ status: 0, stdout, stderr });
   });
 
   const reserve = (...args: string[]) => onLoopback('', ['setpriv', '--bounding-set', '-net_bind_service', ...args]);
