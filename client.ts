@@ -29,7 +29,7 @@ async function talk(host: string, port: number, message: Buffer): Promise<void> 
   const connection = await connect(host, port); // socket(), connect()
   console.log(`Connected to server: ${host} on port ${port}`);
   console.log('Sending some data...');
-  connection.write(message); // sendall(), without waiting: unless we read meanwhile, a long echo blocks both sides
+  connection.write(message); // sendall(), without waiting: unless we read meanwhile, a huge echo blocks both sides
   const { reply, error } = await receive(connection, message.length); // recv(), until EOF, and close()
   if (reply.length > 0 || message.length === 0) console.log(`Response from server: ${visible(reply.toString())}`);
   console.log('Connection closed.');
@@ -96,7 +96,7 @@ function throwUnlessEcho(reply: Buffer, message: Buffer, error: Error | undefine
   throw new ExpectedError(`server closed after ${reply.length} of ${length} bytes`);
 }
 
-/** Escapes text-reversing and control characters, except tab and newline, in the style of Python's repr(). */
+/** Escapes text-reversing and control characters, except tab and newline, as \x1b or \u202e. */
 function visible(text: string): string {
   return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, (character) => {
     const code = character.charCodeAt(0).toString(16);

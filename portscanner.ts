@@ -60,7 +60,7 @@ async function scan({ host, ports, timeout, openOnly }: Options): Promise<void> 
  * - RST: closed. To connect(2), the ICMP error "port unreachable" looks the same.
  * - nothing, or another ICMP error: silent. There is a firewall or no such host, or a packet was lost.
  *
- * Ends the program if this machine can't send a SYN at all, for instance if it has no route (ENETUNREACH).
+ * Ends the program if this machine has no route (ENETUNREACH). If a rule of it forbids the SYN: silent.
  */
 function probe(address: string, port: number, timeout: number): Promise<Outcome> {
   return new Promise((resolve) => {
@@ -113,9 +113,9 @@ function addressOf(host: string): Promise<string> {
 const SECOND_SYN_MS = 1000; // the system repeats an unanswered SYN after this time (RFC 6298, 2.1)
 const LATE_MS = 0.9 * SECOND_SYN_MS; // a reply that is later than the quickest one by this much shows a lost packet
 const SHORT_MS = 1.2 * SECOND_SYN_MS; // a shorter timeout ends before a late reply arrives
-const MOST_IN_FLIGHT = 4096; // probes that wait for a reply at the same time; each takes about 20 kB of memory
+const MOST_IN_FLIGHT = 4096; // probes that wait for a reply at the same time; each takes about 10 kB of memory
 const FEWEST_IN_FLIGHT = 16;
-const MANY_SILENT = 100; // this many silent ports get a second look
+const MANY_SILENT = 100; // if others reply, this many silent ports get a second look
 const FRUITLESS_ROUNDS = 2; // rounds in a row without a reply, after which silent ports count as filtered
 const MOST_ROUNDS = 20; // so that no host can make a scan endless
 

@@ -21,7 +21,7 @@ import { type AddressInfo, createServer, isIPv6, type Server, type Socket } from
 const HOST = 'localhost';
 const PORT = 54321;
 const BACKLOG = 1; // connections that may wait for accept(); Linux lets one more wait
-const LINE_SIZE = 1024; // maximum bytes per printed line, as if recv(1024) had returned them
+const LINE_SIZE = 1024; // bytes of one printed line, as if recv(1024) had returned them
 const LAST_LINE = 'Server is shutting down. Bye!\n';
 class ExpectedError extends Error {} // reported without its stack; any other error shows it
 class UsageError extends ExpectedError {}
@@ -73,7 +73,7 @@ function print(lines: string): Promise<void> {
 /** sendall(): resolves when the system has taken the bytes. A slow client holds us back. Rejects with what broke. */
 function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
-    connection.write(bytes, (error) => (error ? reject(connection.errored ?? error) : resolve()));
+    connection.write(bytes, (error) => (error ? reject(connection.errored) : resolve())); // the first error
   });
 }
 
@@ -91,7 +91,7 @@ function lineOf(text: string): string {
   return text === '' ? '' : `Received following data: ${visible(text)}\n`;
 }
 
-/** Escapes text-reversing and control characters, except tab and newline, in the style of Python's repr(). */
+/** Escapes text-reversing and control characters, except tab and newline, as \x1b or \u202e. */
 function visible(text: string): string {
   return text.replace(/[\0-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g, (character) => {
     const code = character.charCodeAt(0).toString(16);
