@@ -108,8 +108,8 @@ describe('client.ts', { concurrency: 4 }, () => {
     });
   }
 
-  for (const [pause, seconds, reply] of [['less', 0, HELLO], ['more', 4.5, HELLO], ['more', 4.5, 'Hello']] as const) {
-    test(`if suspended for ${pause} than the timeout, a client still gets the reply "${reply}"`, LIMIT, async (t) => {
+  for (const [pause, seconds, first] of [['less', 0, HELLO], ['more', 4.5, HELLO], ['more', 4.5, 'Hello']] as const) {
+    test(`if suspended for ${pause} than the timeout, a client gets a reply that begins "${first}"`, LIMIT, async (t) => {
       const { port, connection } = await accepted(t);
       const talk = start(t, withTimeout(4, port));
       const server = await connection;
@@ -117,11 +117,12 @@ describe('client.ts', { concurrency: 4 }, () => {
       await inState(talk.process, 'S'); // it waits for the reply
       talk.process.kill('SIGSTOP');
       await inState(talk.process, 'T');
-      await sent(server, reply);
+      await sent(server, first);
       await setTimeout(seconds * 1000);
       talk.process.kill('SIGCONT');
-      const silence = `nothing arrived from 127.0.0.1 port ${port} for 4 s`;
-      assert.deepEqual(await talk.ended, reply === HELLO ? success(port) : failed(silence, conversation(port, reply)));
+      if (first !== HELLO) await setTimeout(500); // a client that gives up has done so by now
+      if (first !== HELLO) server.write(HELLO.slice(first.length));
+      assert.deepEqual(await talk.ended, success(port));
     });
   }
 
