@@ -109,7 +109,7 @@ describe('client.ts', { concurrency: 4 }, () => {
   }
 
   for (const [pause, seconds, first] of [['less', 0, HELLO], ['more', 4.5, HELLO], ['more', 4.5, 'Hello']] as const) {
-    test(`if suspended for ${pause} than the timeout, a client gets a reply that begins "${first}"`, LIMIT, async (t) => {
+    test(`if suspended for ${pause} than the timeout, a client gets the rest of "${first}"`, LIMIT, async (t) => {
       const { port, connection } = await accepted(t);
       const talk = start(t, withTimeout(4, port));
       const server = await connection;
