@@ -29,7 +29,7 @@ async function talk(host: string, port: number, message: Buffer): Promise<void> 
   const connection = await connect(host, port); // socket(), connect()
   console.log(`Connected to server: ${host} on port ${port}`);
   console.log('Sending some data...');
-  connection.write(message); // sendall(), without waiting: unless we read meanwhile, a huge echo blocks both sides
+  connection.write(message); // sendall(), but in the background: if neither side read, both would block
   const { reply, error } = await receive(connection, message.length); // recv(), until EOF, and close()
   if (reply.length > 0 || message.length === 0) console.log(`Response from server: ${visible(reply.toString())}`);
   console.log('Connection closed.');
@@ -43,7 +43,7 @@ function connect(host: string, port: number): Promise<Socket> {
     const connection = new Socket();
     connection.connect({ host, port, family: 4 }); // AF_INET: a name is looked up as IPv4
     giveUpIfSilent(connection, `nothing arrived from ${host} port ${port} for ${TIMEOUT} s`); // settimeout()
-    connection.on('error', (error) => reject(systemError(failed, error))); // once connected, receive() throws instead
+    connection.on('error', (error) => reject(systemError(failed, error))); // once connected, receive() returns it
     // If nothing listens, and the system picks this very port as our own, TCP connects the socket to itself.
     const toItself = () => connection.localPort === port && connection.localAddress === connection.remoteAddress;
     connection.on('connect', () => {
@@ -58,8 +58,8 @@ function giveUpIfSilent(connection: Socket, message: string): void {
   const progress = () => `${connection.readyState}, ${connection.bytesRead} bytes`;
   connection.on('connectionAttempt', () => connection.setTimeout(TIMEOUT * 1000));
   connection.on('timeout', () => {
-    const before = progress(); // after a suspension (Ctrl-Z), more may be waiting: setImmediate() lets Node read it
-    setImmediate(() => { if (progress() === before) connection.destroy(new ExpectedError(message)); });
+    const atTimeout = progress(); // after Ctrl-Z, bytes may be waiting: setImmediate() lets Node read them first
+    setImmediate(() => { if (progress() === atTimeout) connection.destroy(new ExpectedError(message)); });
   });
 }
 
@@ -111,7 +111,7 @@ const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
 
 /** The three arguments. Throws if one is wrong. --help only prints the usage. */
 function parseArguments(args: string[]): { host: string; port: number; message: Buffer } | void {
-  const end = args.indexOf('--'); // no options follow it
+  const end = args.indexOf('--'); // which is not an argument itself
   const words = end < 0 ? args : args.toSpliced(end, 1);
   const [host = HOST, port = String(PORT), message = MESSAGE, unexpected] = words;
   const option = words.slice(0, 2).find((word) => word.startsWith('-')); // a message may start with a dash
@@ -142,8 +142,8 @@ function fail(error: Error): void {
 
 process.on('uncaughtException', fail); // a usage error, or a mistake in the source
 process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => { // the conversation goes on
-  if (code === 'EPIPE' || process.exitCode === 1) return; // its reader has left, as head(1) does; or reported already
-  console.error(`client.ts: cannot print (${code})`);
+  if (code === 'EPIPE') return; // its reader has left, as head(1) does
+  if (process.exitCode !== 1) console.error(`client.ts: cannot print (${code})`); // once
   process.exitCode = 1;
 });
 const options = parseArguments(process.argv.slice(2));

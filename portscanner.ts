@@ -54,13 +54,13 @@ async function scan({ host, ports, timeout, openOnly }: Options): Promise<void> 
 }
 
 /**
- * Probes one port. Resolves to what a SYN brings within the timeout, in seconds (RFC 9293, 3.5):
+ * Probes one port. Resolves to what a SYN brings within `timeout` seconds (RFC 9293, 3.5):
  *
  * - SYN-ACK: open. The connection is established, and we close it.
  * - RST: closed. To connect(2), the ICMP error "port unreachable" looks the same.
  * - nothing, or another ICMP error: silent. There is a firewall or no such host, or a packet was lost.
  *
- * Ends the program if this machine has no route (ENETUNREACH). If a rule of it forbids the SYN: silent.
+ * Ends the program if this machine has no route (ENETUNREACH). If a local rule forbids the SYN: silent.
  */
 function probe(address: string, port: number, timeout: number): Promise<Outcome> {
   return new Promise((resolve) => {
@@ -83,7 +83,7 @@ function probe(address: string, port: number, timeout: number): Promise<Outcome>
     socket.on('connectionAttemptFailed', (_address, _port, _family, { code }: NodeJS.ErrnoException) => {
       if (code === 'ECONNREFUSED') settle('closed');
       else if (code === 'ECONNRESET' || code === 'EPIPE') settle('open'); // an RST, but after a SYN-ACK
-      else if (code !== 'EADDRINUSE') settle('silent'); // on Windows, that one is a local failure: 'error' follows
+      else if (code !== 'EADDRINUSE') settle('silent'); // EADDRINUSE is local, on Windows: 'error' follows
     });
 
     // socket() or connect() failed at once: this machine sent no SYN, perhaps because one of its rules forbids it.
@@ -121,14 +121,14 @@ const MOST_ROUNDS = 20; // so that no host can make a scan endless
 
 /** Probes all ports. Resolves to those that are filtered: they stay silent although no packet seems to get lost. */
 async function probeAll(ports: number[], timeout: number, probePort: Probe): Promise<number[]> {
-  const first = await runRound(ports, MOST_IN_FLIGHT, probePort); // in a good network, there is no other round
+  const first = await runRound(ports, MOST_IN_FLIGHT, probePort); // usually the only round
   if (first.replies === 0) return first.silent; // no such host, or a firewall around all of it
-  const packetsLost = first.late > 0 || timeout * 1000 < SHORT_MS; // a short timeout hides losses: we assume them
-  if (packetsLost) return retry(first.silent, slowDown(MOST_IN_FLIGHT, first), probePort);
+  const maybeLost = first.late > 0 || timeout * 1000 < SHORT_MS; // a short timeout hides losses: we assume them
+  if (maybeLost) return retry(first.silent, slowDown(MOST_IN_FLIGHT, first), probePort);
   return first.silent.length >= MANY_SILENT ? lookAgain(first.silent, probePort) : first.silent;
 }
 
-/** A second look at many silent ports: a firewall drops packets for ever, an outage ends. If one replies, retries. */
+/** A second look at many silent ports: a firewall drops packets for ever, an outage ends. Retries if any replies. */
 async function lookAgain(ports: number[], probePort: Probe): Promise<number[]> {
   const step = Math.ceil(ports.length / MOST_IN_FLIGHT);
   const sample = ports.filter((_, index) => index % step === 0); // evenly spread

@@ -54,13 +54,13 @@ async function listen(host: string, port: number): Promise<Server> {
     const server = createServer({ allowHalfOpen: true }); // after the client's FIN, we can still send
     server.listen({ host: address, port, backlog: BACKLOG });
     await new Promise((resolve, reject) => server.once('listening', resolve).once('error', reject));
-    return server.removeAllListeners('error'); // a later 'error' event without a listener ends the program
+    return server.removeAllListeners('error'); // drops reject(): a later error shall end the program
   } catch (error) {
     throw systemError(`cannot listen on ${host} port ${port}`, error as Error);
   }
 }
 
-/** accept(): resolves to a new socket for one client. Node calls accept4(2) by itself, and reports each one here. */
+/** accept(): resolves to a new socket for one client. Node calls accept4(2) itself, and reports each client here. */
 function accept(server: Server): Promise<Socket> {
   return new Promise((resolve) => server.once('connection', resolve));
 }
@@ -70,10 +70,10 @@ function print(lines: string): Promise<void> {
   return new Promise((resolve) => process.stdout.write(lines, () => resolve()));
 }
 
-/** sendall(): resolves when the system has taken the bytes. A slow client holds us back. Rejects with what broke. */
+/** sendall(): resolves when the system has taken the bytes. A slow client holds us back. Rejects with the error. */
 function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
-    connection.write(bytes, (error) => (error ? reject(connection.errored) : resolve())); // the first error
+    connection.write(bytes, (error) => (error ? reject(connection.errored) : resolve())); // errored: the cause
   });
 }
 
@@ -142,9 +142,9 @@ function fail(error: Error): void {
 
 process.on('uncaughtException', fail); // a usage error, or a mistake in the source
 process.stdout.on('error', ({ code }: NodeJS.ErrnoException) => { // the echo goes on
-  if (code === 'EPIPE' || process.exitCode === 1) return; // its reader has left, as head(1) does; or reported already
-  console.error(`server.ts: cannot print (${code})`);
+  if (code === 'EPIPE') return; // its reader has left, as head(1) does
+  if (process.exitCode !== 1) console.error(`server.ts: cannot print (${code})`); // once
   process.exitCode = 1;
 });
-const options = parseArguments(process.argv.slice(process.argv[2] === '--' ? 3 : 2)); // "--" ends the options
+const options = parseArguments(process.argv.slice(process.argv[2] === '--' ? 3 : 2)); // "--" may precede them
 if (options) serve(options.host, options.port).catch(fail);
