@@ -96,7 +96,7 @@ describe('client.ts', { concurrency: 4 }, () => {
 
   const MESSAGES: [how: string, commandLine: typeof node, messages: string[]][] = [
     ['as it is', node, ['', ' ', '"$(id)" \'`id`\' \\', '--help', '-', 'العربية 汉语', '\ufeffBOM', 'two\nlines']],
-    ['as it is if npx starts the client, which uses a shell', npx, ['', '--help', '"$(id)" \'`id`\'  \\\n.']],
+    ['as it is if npx starts the client, which uses a shell', npx, ['"$(id)" \'`id`\'  \\\n.']],
     ['as it is after "--"', (script, ...args) => node(script, '--', ...args), ['--', '--help']],
   ];
   for (const [how, commandLine, messages] of MESSAGES) {

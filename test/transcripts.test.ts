@@ -3,7 +3,7 @@
  * in this machine's own network, one after the other.
  */
 import assert from 'node:assert/strict';
-import { writeFileSync } from 'node:fs';
+import { accessSync, constants, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { listen } from './peers';
@@ -45,7 +45,7 @@ test('the documented commands print the documented lines', LIMIT, (t) => asDocum
 
 test('the documented scan of an open port says so', LIMIT, async (t) => {
   await listen(t, (connection) => connection.end(), '127.0.0.1', PORT);
-  assert.deepEqual(await run(t, npx(...SCAN)), {
+  assert.deepEqual(await run(t, node(...SCAN)), {
     status: 0,
     stdout: 'Connecting to 127.0.0.1...\n[OK] TCP port 54321 is open\n',
     stderr: '',
@@ -53,8 +53,14 @@ test('the documented scan of an open port says so', LIMIT, async (t) => {
 });
 
 const noEnvS = cannotRun('/usr/bin/env', '-S', 'true') && 'env has no -S, which the first line of the scripts needs';
-test('the scripts run as programs by themselves', { ...LIMIT, skip: noEnvS }, (t) =>
-  asDocumented(t, (script, ...args) => [`./${script}`, ...args]));
+test('the scripts run as programs by themselves', { ...LIMIT, skip: noEnvS }, async (t) => {
+  const [script, ...args] = SCAN;
+  assert.equal((await run(t, [`./${script}`, ...args])).status, 1);
+  for (const other of ['server.ts', 'client.ts']) {
+    assert.equal(readFileSync(other, 'utf8').split('\n')[0], readFileSync(script, 'utf8').split('\n')[0]);
+    accessSync(other, constants.X_OK); // it throws without the run bit
+  }
+});
 
 // Node strips types by itself from 22.18 and 23.6 on. It may warn that this is an experiment.
 if ('typescript' in process.features && process.features.typescript) {
