@@ -168,7 +168,7 @@ const times = (ours: string[], peer: string[]) => async () =>
 
 /** The rows: `without` says why one can't be measured here; `run` resolves to the result, in words. */
 const ROWS: [what: string, target: string, without: string | false, run: () => Promise<string>][] = [
-  ['start: the documented scan / an empty script, both by `npx ts-node`', 'at most 1.2', false,
+  ['start: the documented scan / an empty script, both by `npx ts-node`', 'at most 1.4', false,
     times(npx('portscanner.ts', '-H', 'localhost', '-p', '54321'), npx(EMPTY))],
   ['scan of 65,535 ports of loopback / a bare loop of Node', 'at most 1.15', false, times(ALL, tsNode(BARE_LOOP))],
   ['the same / `nmap -sT -p- -n -Pn`', '', notInstalled(cannotRun('nmap', '--version')),
