@@ -121,7 +121,7 @@ const NETWORKS: [what: string, setup: string, silent: number[]][] = [
   ['the host takes at most 250 SYN a second', limit('INPUT', 'SYN,ACK SYN', 250), []],
   ['5 % of the packets are lost each way', lossy(0.05), []],
   ['the host replies nothing for 3 s', outage(500, 3), []],
-  ['a firewall bans a source for 3 s if it sends 300 SYN in a second', ban(300), []],
+  ['a firewall bans a source for 3 s if it sends 300 SYN in a second', ban(300, 300), []],
   ['20 ports are silent', SILENT.map((port) => rule(`${port}`, 'DROP')).join(''), SILENT],
 ];
 

@@ -63,11 +63,11 @@ export const outage = (port: number, seconds: number) => `
   on_target iptables -A INPUT -p tcp -m recent --name out --rdest --rcheck --seconds ${seconds} -j DROP
 `;
 
-/** Lines of setup: the target replies nothing for three seconds to a source that has sent so many SYNs in a second. */
-export const ban = (perSecond: number) => `
+/** Lines of setup: the target replies nothing for three seconds to a source that sends more SYNs, after a burst. */
+export const ban = (perSecond: number, burst: number) => `
   on_target iptables -A INPUT -p tcp --syn -m recent --name ban --rcheck --seconds 3 -j DROP
   on_target iptables -A INPUT -p tcp --syn -m hashlimit --hashlimit-name ban --hashlimit-mode srcip \\
-    --hashlimit-above ${perSecond}/s --hashlimit-burst ${perSecond} -m recent --name ban --set -j DROP
+    --hashlimit-above ${perSecond}/s --hashlimit-burst ${burst} -m recent --name ban --set -j DROP
 `;
 
 /** Lines of setup: a server of Node at each of the ports, on every address of this machine or of the target. */
