@@ -111,7 +111,7 @@ function addressOf(host: string): Promise<string> {
 
 // From here on: many ports at once, in networks that lose packets.
 const SECOND_SYN_MS = 1000; // the system repeats an unanswered SYN after this time (RFC 6298, 2.1)
-const LATE_MS = 0.9 * SECOND_SYN_MS; // a reply that is later than the quickest one by this much shows a lost packet
+const LATE_MS = 0.9 * SECOND_SYN_MS; // a reply that is later than the quickest one by this much hints at a lost packet
 const SHORT_MS = 1.2 * SECOND_SYN_MS; // a shorter timeout ends before a late reply arrives
 const MOST_IN_FLIGHT = 4096; // probes that wait for a reply at the same time; each takes about 10 kB of memory
 const FEWEST_IN_FLIGHT = 16;
