@@ -39,7 +39,6 @@ const needsNetwork = { ...LIMIT, skip: noNetwork() };
 const needsOffline = { ...LIMIT, skip: noOffline() };
 const needsStrace = { ...LIMIT, skip: noStrace() };
 const needsBoth = { ...LIMIT, skip: noNetwork() || noStrace() };
-const needsMinutes = { ...needsNetwork, timeout: 120_000 }; // on a busy machine
 const needsIPv6 = { ...LIMIT, skip: noIPv6() };
 
 /** A test: a scan of the target, in the network that the setup makes, prints those lines and no error. */
@@ -62,12 +61,10 @@ function fails(name: string, needs: object, commandLine: string[], address: stri
 }
 
 describe('portscanner.ts', { concurrency: 8 }, () => {
-  test('a scan of all ports finds just those at which a server listens', needsMinutes, async (t) => {
-    const ports = [1, 22, 1024, 8080, 33333, 54321, 65535];
-    assert.deepEqual(await run(t, inNetwork(listenAt(ports, 'here'), scan('-H', 'localhost', '-p-', '--open'))), {
-      status: 0, stderr: '', stdout: results('127.0.0.1', ...ports.map((port) => `${port} is open`)),
-    });
-  });
+  // From port 32768 on, the system also chooses the scanner's own ports.
+  prints('a scan of 10,000 ports finds just those at which a server listens',
+    listenAt([28_001, 33_333, 38_000], 'here'), '-p 28001-38000 --open',
+    ['28001 is open', '33333 is open', '38000 is open'], scan, needsNetwork, '127.0.0.1');
 
   // At full speed, six rounds would leave some of these ports without an answer.
   prints('a host that takes 25 SYN a second is asked more slowly, and every answer is right',
@@ -133,15 +130,13 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
   prints('a port that drops packets is filtered', rule('80', 'DROP'), '-p 80 -t 0.5', ['80 is filtered']);
 
   // A reply settles the port: none of these scans takes the hour that -t allows.
-  const REPLIES: [reply: string, answer: string][] = [
-    ['tcp-reset', 'closed'], ['icmp-port-unreachable', 'closed'],
-    ['icmp-host-prohibited', 'filtered'], ['icmp-net-unreachable', 'filtered'], ['icmp-proto-unreachable', 'filtered'],
-  ];
-  for (const [reply, answer] of REPLIES) {
-    prints(`a port that a firewall rejects with ${reply} is ${answer} at once`,
-      listenAt([80]) + rule('80', `REJECT --reject-with ${reply}`), '-p 80 -t 3600', [`80 is ${answer}`]);
-  }
-
+  const rejected = (first: number, ...replies: string[]) =>
+    replies.map((reply, at) => rule(`${first + at}`, `REJECT --reject-with ${reply}`)).join('');
+  prints('a port that a firewall rejects is closed at once if it sends an RST or "port unreachable"',
+    rejected(80, 'tcp-reset', 'icmp-port-unreachable'), '-p 80-81 -t 3600', lines(80, 81));
+  prints('a port that a firewall rejects is filtered at once if it sends another ICMP error',
+    rejected(80, 'icmp-host-prohibited', 'icmp-net-unreachable', 'icmp-proto-unreachable'), '-p 80-82 -t 3600',
+    lines(80, 82, {}, 'filtered'));
   prints('an IPv6 port that a firewall prohibits is filtered at once',
     rule('80', 'REJECT --reject-with icmp6-adm-prohibited', 'ip6tables'), '-p 80 -t 3600', ['80 is filtered'], scan,
     needsNetwork, TARGET_IPV6);
@@ -150,17 +145,15 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
   const GIVES_UP = 'echo 1 > /proc/sys/net/ipv4/tcp_syn_retries\n'; // after two SYNs, and 2 or 3 s
   prints('a port on which the system gives up before the timeout is filtered', GIVES_UP + rule('80', 'DROP'),
     '-p 80 -t 3600', ['80 is filtered']);
-  prints('a port that a rule of this machine prohibits is filtered, and the scan goes on',
-    'ip rule add ipproto tcp dport 80 prohibit\n', '-p 80-81 -t 3600', ['80 is filtered', '81 is closed']); // EACCES
-  for (const code of ['EPERM', 'EHOSTUNREACH']) {
-    prints(`a port to which connect() fails at once with ${code} is filtered, and the scan goes on`, '', '-p 80-81',
-      ['80 is filtered', '81 is closed'], scanInjected('connect', `error=${code}:when=1`), needsBoth);
-  }
+  prints('a port that this machine prohibits (EACCES, EPERM) is filtered, and the scan goes on',
+    'ip rule add ipproto tcp dport 80 prohibit\n', '-p 80-82 -t 3600',
+    ['80 is filtered', '81 is filtered', '82 is closed'], scanInjected('connect', 'error=EPERM:when=2'), needsBoth);
+  prints('a port to which this machine finds no host at once (EHOSTUNREACH) is filtered, and the scan goes on', '',
+    '-p 80-81', ['80 is filtered', '81 is closed'], scanInjected('connect', 'error=EHOSTUNREACH:when=1'), needsBoth);
 
-  prints('lists and ranges are scanned in the order given, each port once', listenAt([6, 9]), '-p 9,7,5-8,6,7',
-    ['9 is open', '7 is closed', '5 is closed', '6 is open', '8 is closed']);
-  prints('a range without a start begins at port 1', '', '-p -100', lines(1, 100));
-  prints('a range without an end ends at port 65535', '', '-p 65000-', lines(65000, 65535));
+  prints('lists and ranges are scanned in the order given, each port once', listenAt([6, 9]),
+    '-p -2,9,7,5-8,6,7,65534-',
+    [...lines(1, 2), '9 is open', '7 is closed', '5 is closed', '6 is open', '8 is closed', ...lines(65534, 65535)]);
 
   const THIRD = listenAt([80]) + dropFirst('80', 2); // the third SYN is answered, after 2 or 3 s
   prints('a port that answers after the timeout is filtered', THIRD, '-p 80 -t 1.5', ['80 is filtered']);
@@ -223,10 +216,8 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
   prints('if file descriptors run out, fewer ports are asked at a time, and every answer is right',
     `${listenAt([1, 300, 1500])}${rule('2', 'DROP')}${rule('1000', 'DROP')}ulimit -n 48\n`, '-p 1-1500 -t 0.5',
     lines(1, 1500, { 1: 'open', 2: 'filtered', 300: 'open', 1000: 'filtered', 1500: 'open' }));
-  for (const code of ['EMFILE', 'ENOBUFS']) {
-    prints(`if the system has no second socket (${code}), ports are asked one by one`, rule('80', 'DROP'),
-      '-p 80-82 -t 1.2', lines(80, 82, { 80: 'filtered' }), scanInjected('socket', `error=${code}:when=2`), needsBoth);
-  }
+  prints('if the system has no second socket (ENOBUFS), ports are asked one by one', rule('80', 'DROP'),
+    '-p 80-82 -t 1.2', lines(80, 82, { 80: 'filtered' }), scanInjected('socket', 'error=ENOBUFS:when=2'), needsBoth);
   fails('if there is no file descriptor at all, the scan ends with status 2 and says so', needsStrace,
     scanInjected('socket', 'error=EMFILE')('-H', '127.0.0.1', '-p', '1-9'), '127.0.0.1',
     'cannot open a single socket (see "ulimit -n")');
@@ -240,14 +231,14 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     offline(scan('-H', 'fe80::1', '-p', '80')), 'fe80::1', 'cannot scan port 80 of fe80::1 (EINVAL)');
 
   test('what was answered before an error reaches a slow reader, and the error follows', needsStrace, async (t) => {
-    const scanner = scanInjected('connect', 'error=EADDRNOTAVAIL:when=3001')('-H', '127.0.0.2', '-p', '1-3001');
+    const scanner = scanInjected('connect', 'error=EADDRNOTAVAIL:when=2200')('-H', '127.0.0.2', '-p', '10001-12200');
     const { process, ended } = start(t, ['sh', '-c', 'exec "$@" 2>&1', 'sh', ...scanner]);
     process.stdout?.pause();
     await Promise.race([ended, setTimeout(3000)]); // it does not end
     process.stdout?.resume();
     const { stdout } = await ended;
     // This is more than fits a pipe. The last answers may still have been on their way to the scanner.
-    assert.match(stdout, /^C.*\n(.* is \w+\n){2000,}portscanner\.ts: cannot scan port 3001 of .* \(EADDRN\w+\)\n$/);
+    assert.match(stdout, /^C.*\n(.* is \w+\n){1500,}portscanner\.ts: cannot scan port 12200 of .* \(EADDRN\w+\)\n$/);
   });
 
   const MISTAKES: [what: string, before: string, after: string, message: string][] = [
@@ -278,6 +269,12 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     assert.equal(stdout.replace(/\x1b\[K[0-3] of 4 ports\r/g, ''), `${shown}\x1b[K`); // which erases the line
   });
 
+  test('all ports are the 65,535 from port 1 on', needsTerminal, async (t) => {
+    const scanner = start(t, inNetwork(rule('0:65535', 'DROP'), onTerminal(scanTarget('-p-', '-t', '3600'))));
+    await scanner.printed(/ of 65535 ports/);
+    scanner.process.kill('SIGKILL');
+  });
+
   const PROGRESS: [what: string, ports: string, redirection: string, progress: boolean][] = [
     ['shows progress if stdout is a file', '80-81', '> /run/file', true],
     ['shows no progress if stdout is a pipe', '80-81', '| cat', false],
@@ -293,10 +290,8 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
   }
 
   const LONG = `${'x'.repeat(64)}.test`; // a label of 64 characters is refused before a name server is asked
-  for (const [host, code] of [[LONG, 'ENOTFOUND'], ['example.test', 'EAI_AGAIN']] as const) {
-    fails(`a host without an address ends the scan with status 2 and ${code}`, needsOffline,
-      offline(scan('-H', host, '-p', '80')), '', `cannot find an IPv4 address of ${host} (${code})`);
-  }
+  fails('a host without an address ends the scan with status 2', LIMIT, scan('-H', LONG, '-p', '80'), '',
+    `cannot find an IPv4 address of ${LONG} (ENOTFOUND)`);
 
   const needsHosts = { ...LIMIT, skip: noOffline() || noMountedHosts() };
   test('a name that has only IPv6 addresses ends the scan with status 2', needsHosts, async (t) => {
@@ -316,10 +311,8 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     });
   });
 
-  for (const args of [['-H', '127.0.0.1', '-p', '1'], ['--help']]) {
-    fails(`a full disk ends portscanner.ts ${args.join(' ')} with status 2`, { ...LIMIT, skip: noFullDisk() },
-      onFullDisk(scan(...args)), '', 'cannot print the answers (ENOSPC)');
-  }
+  fails('a full disk ends the scan with status 2', { ...LIMIT, skip: noFullDisk() },
+    onFullDisk(scan('-H', '127.0.0.1', '-p', '1')), '', 'cannot print the answers (ENOSPC)');
 
   test('-h and --help print the usage', LIMIT, async (t) => {
     const { stdout } = await run(t, scan('-h'));
@@ -332,7 +325,7 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
   test('--version prints the version of the package', LIMIT, async (t) => {
     assert.deepEqual(await run(t, scan('--version')), { status: 0, stdout: `${version}\n`, stderr: '' });
   });
-  for (const args of ['-H127.0.0.1 -p1,2-3 -t.5', '-H=127.0.0.1 -p=1-3 -t=.5', '--host=127.0.0.1 --port=1-3']) {
+  for (const args of ['-H127.0.0.1 -p=1-3 -t.5', '--host=127.0.0.1 -p1,2-3 -t=.5']) {
     test(`values can be attached to their options: ${args}`, LIMIT, async (t) => {
       assert.equal((await run(t, scan(...args.split(' ')))).stdout, results('127.0.0.1', ...lines(1, 3)));
     });
@@ -353,12 +346,11 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     ],
     'what is not one host': [
       [['-H', 'a', ...BOTH], '-H takes one name or IP address, without brackets or a port, not ["a","localhost"]'],
-      noHost('localhost:80', '"localhost:80"'), noHost('192.0.2.0/24', '"192.0.2.0/24"'), noHost('8080', '"8080"'),
-      noHost('a\x9b', '"a\\u{9b}"'),
+      noHost('localhost:80', '"localhost:80"'), noHost('8080', '"8080"'), noHost('a\x9b', '"a\\u{9b}"'),
     ],
     'what is not one list of ports': [
       [[...BOTH, '-p', '81'], '-p takes one list, such as 22,80, not ["80","81"]'],
-      ...['0', '65536', '20-10', '1-2-3', ' 80'].map((ports) => noPort(ports)), noPort('80,,81', ''),
+      ...['0', '65536', '20-10', '1-2-3'].map((ports) => noPort(ports)), noPort('80,,81', ''),
     ],
     'what is not a number of seconds': [
       [[...BOTH, '-t', '1', '-t', '2'], '-t takes seconds above 0 and up to 3600, such as 0.5, not ["1","2"]'],
@@ -366,7 +358,6 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     ],
     'what is not an option': [
       [['-host', 'localhost', '-p', '80'], 'Unknown arguments: o, s'],
-      [['-H', 'localhost', '--ports', '80'], 'Unknown argument: ports'],
       [[...BOTH, '--open=xyz'], 'Argument unexpected for: open'],
       [[...BOTH, '--no-open'], 'Unknown argument: no-open'],
       [[...BOTH, '--open.x'], 'Unknown argument: open.x'],
