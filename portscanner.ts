@@ -160,30 +160,25 @@ async function runRound(ports: number[], limit: number, probePort: Probe): Promi
   const remaining = [...ports].reverse(); // pop() takes the next port
   const silent: number[] = [];
   const times: number[] = []; // milliseconds that each reply took
-  let working = 0;
-  let allowed = limit; // workers; fewer if the system runs out of sockets
 
   /** A worker: probes one port after another, until none is left, or until the system has no socket for it. */
   const work = async () => {
-    working++;
     for (let port = remaining.pop(); port !== undefined; port = remaining.pop()) {
       const begin = performance.now();
       const outcome = await probePort(port);
       if (outcome === 'no socket') {
-        remaining.push(port); // for another worker
-        allowed = Math.max(working - 1, 1);
-        break;
+        remaining.push(port); // for a worker that has a socket
+        return;
       }
       if (outcome === 'silent') silent.push(port);
       else times.push(performance.now() - begin);
     }
-    working--;
   };
 
   while (remaining.length > 0) { // once, unless all workers stopped for lack of a socket
     const before = remaining.length;
     const workers: Promise<void>[] = [];
-    for (let started = 0; started < allowed && remaining.length > 0; started++) {
+    for (let started = 0; started < limit && remaining.length > 0; started++) {
       workers.push(work());
       await new Promise((resolve) => setImmediate(resolve)); // meanwhile, Node handles replies that have arrived
     }

@@ -21,7 +21,6 @@ const folder = mkdtempSync(join(tmpdir(), 'bench-'));
 process.on('exit', () => rmSync(folder, { recursive: true }));
 copyFileSync('tsconfig.json', join(folder, 'tsconfig.json'));
 symlinkSync(resolve('node_modules'), join(folder, 'node_modules'));
-/** An empty script. */
 const EMPTY = join(folder, 'empty.ts');
 writeFileSync(EMPTY, '');
 

@@ -6,7 +6,7 @@ export const TARGET = '192.0.2.2';
 export const TARGET_IPV6 = '2001:db8::2';
 export const ABSENT = '192.0.2.3';
 
-/** In namespaces that end with the command: it has its own names of `ip netns`, lock of iptables, and processes. */
+/** Starts a command in namespaces that end with it: its names of `ip netns` and its lock of iptables are its own. */
 const ALONE = [...unshare('--net', '--mount', '--pid', '--fork', '--mount-proc', '--kill-child'), 'sh', '-ec'];
 
 const SETUP = `
@@ -41,14 +41,15 @@ export const QUICK_ARP = 'echo 50 > /proc/sys/net/ipv4/neigh/scanner/retrans_tim
 export const rule = (ports: string, target: string, iptables = 'iptables') =>
   `on_target ${iptables} -A INPUT -p tcp --dport ${ports} -j ${target}\n`;
 
-/** A line of setup: an iptables rule of the target that drops the first SYNs to each of the ports. */
-export const dropFirst = (ports: string, count = 1) => rule(ports,
-  'DROP').replace(' -j', ` --syn -m hashlimit --hashlimit-name syn${ports}-${count} --hashlimit-mode dstport `
-  + `--hashlimit-upto 1/hour --hashlimit-burst ${count} -j`);
+/** Lines of setup: an iptables rule of the target that drops (or rejects) the first SYNs to each of the ports. */
+export const dropFirst = (ports: string, count = 1, target = 'DROP') => `
+  on_target iptables -A INPUT -p tcp --syn --dport ${ports} -m hashlimit --hashlimit-name syn${ports}-${count} \\
+    --hashlimit-mode dstport --hashlimit-upto 1/hour --hashlimit-burst ${count} -j ${target}
+`;
 
-/** Lines of setup: iptables rules of the target that let so many packets with those TCP flags pass in a second. */
-export const limit = (chain: 'INPUT' | 'OUTPUT', flags: string, perSecond: number) => `
-  on_target iptables -A ${chain} -p tcp --tcp-flags ${flags} -m limit --limit ${perSecond}/s --limit-burst 100 -j ACCEPT
+/** Lines of setup: rules of the target that let a burst of packets with those TCP flags pass, then so many a second. */
+export const limit = (chain: 'INPUT' | 'OUTPUT', flags: string, rate: number, burst = 100) => `
+  on_target iptables -A ${chain} -p tcp --tcp-flags ${flags} -m limit --limit ${rate}/s --limit-burst ${burst} -j ACCEPT
   on_target iptables -A ${chain} -p tcp --tcp-flags ${flags} -j DROP
 `;
 
@@ -63,20 +64,20 @@ export const outage = (port: number, seconds: number) => `
   on_target iptables -A INPUT -p tcp -m recent --name out --rdest --rcheck --seconds ${seconds} -j DROP
 `;
 
-/** Lines of setup: the target replies nothing for three seconds to a source that sends more SYNs, after a burst. */
+/** Lines of setup: after a burst, the target replies nothing for 3 s to a source that sends more SYNs a second. */
 export const ban = (perSecond: number, burst: number) => `
   on_target iptables -A INPUT -p tcp --syn -m recent --name ban --rcheck --seconds 3 -j DROP
   on_target iptables -A INPUT -p tcp --syn -m hashlimit --hashlimit-name ban --hashlimit-mode srcip \\
     --hashlimit-above ${perSecond}/s --hashlimit-burst ${burst} -m recent --name ban --set -j DROP
 `;
 
-/** Lines of setup: a server of Node at each of the ports, on every address of this machine or of the target. */
-export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on target', server = '') => `
+/** Lines of setup: a server of Node at each of the ports, on all addresses. The handler is for its connections. */
+export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on target', handler = '') => `
   mkfifo /run/ready
   ${where === 'here' ? '' : 'on_target '}"${process.execPath}" -e '
     let left = ${ports.length};
     for (const port of [${ports.join()}]) {
-      net.createServer(${server}).listen(port, () => { if (--left === 0) fs.writeFileSync("/run/ready", ""); });
+      net.createServer(${handler}).listen(port, () => { if (--left === 0) fs.writeFileSync("/run/ready", ""); });
     }' &
   cat /run/ready
 `;

@@ -29,7 +29,7 @@ export async function accepted(t: TestContext): Promise<{ port: number; connecti
   return { port: await listen(t, (socket) => accept(socket)), connection };
 }
 
-/** A port of 127.0.0.1 at which nothing listens. It is below the ephemeral ports, so that no other test gets it. */
+/** A port of 127.0.0.1 at which nothing listens. It is below the ephemeral ports: the system gives it to no one. */
 export function closedPort(): Promise<number> {
   return new Promise((resolve) => {
     const port = 15_000 + Math.floor(Math.random() * 15_000);
@@ -57,7 +57,7 @@ export function receiveAll(socket: Socket): Promise<Buffer> {
   });
 }
 
-/** The server that the document describes, for one connection: it sends back 1,024 bytes at a time, until EOF. */
+/** An echo server that works like the Python original, on one connection: 1,024 bytes at a time, until EOF. */
 export async function documentedServer(connection: Socket): Promise<void> {
   const arrivals: AsyncIterable<Buffer> = connection.iterator({ destroyOnReturn: false });
   for await (const arrived of arrivals) {

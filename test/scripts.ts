@@ -15,6 +15,7 @@ if (process.platform === 'win32') {
 
 /** A test that hangs fails after this many milliseconds, and what it started is stopped. */
 export const LIMIT = { timeout: 30_000 };
+export const PATIENCE = { timeout: 120_000 }; // for what takes long on a busy machine, such as npx
 
 /** What a program left behind when it ended. The status is null if a signal ended it. */
 export type Ended = { status: number | null; stdout: string; stderr: string };
