@@ -36,8 +36,8 @@ const scanWith = (before: string, after: string) => (...args: string[]) =>
 /** The scanner with a fault or a delay in system calls. */
 const scanInjected = (call: string, injected: string) => (...args: string[]) => strace(call, injected, scan(...args));
 
-/** How many ports a scanner in a network of its own is probing: it has sent a SYN to each, and waits. */
-const probing = ({ process: { pid } }: Running) => readFileSync(`/proc/${pid}/net/tcp`, 'utf8').split(' 02 ').length - 1;
+/** How many probes of a scanner in a network of its own wait for a reply to their SYN. */
+const probes = ({ process: { pid } }: Running) => readFileSync(`/proc/${pid}/net/tcp`, 'utf8').split(' 02 ').length - 1;
 
 const needsNetwork = { ...LIMIT, skip: noNetwork() };
 const needsOffline = { ...LIMIT, skip: noOffline() };
@@ -161,7 +161,7 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     async (t) => {
       const scanner = start(t, inNetwork(dropFirst('80'), scanTarget('-p', '80', '-t', '1.5')));
       const signal = (name: NodeJS.Signals) => process.kill(-(scanner.process.pid ?? NaN), name);
-      while (probing(scanner) === 0) await setTimeout(10);
+      while (probes(scanner) === 0) await setTimeout(10);
       signal('SIGSTOP');
       await setTimeout(2500); // the port answers after a second, and its time is over half a second later
       signal('SIGCONT');
@@ -268,9 +268,9 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
   test('-p- scans 65,535 ports, at most 4,096 at a time', needsTerminal, async (t) => {
     const scanner = start(t, inNetwork(rule('0:65535', 'DROP'), onTerminal(scanTarget('-p-', '-t', '3600'))));
     await scanner.printed(/ of 65535 ports/);
-    while (probing(scanner) < 4096) await setTimeout(100);
+    while (probes(scanner) < 4096) await setTimeout(100);
     await setTimeout(500);
-    assert.equal(probing(scanner), 4096);
+    assert.equal(probes(scanner), 4096);
     scanner.process.kill('SIGKILL');
   });
 
