@@ -108,7 +108,6 @@ export const withSilentNameServer = (commandLine: string[], seconds = 2) => onLo
   ip link set nowhere up
   ip neighbour add 192.0.2.53 lladdr 02:00:00:00:00:01 dev here`, commandLine);
 
-// For the `skip` of a test: each tells in words what is missing here, or is false.
 export const noNetwork = () =>
   cannotRun(...inNetwork(rule('9', 'DROP') + rule('9', 'DROP', 'ip6tables'), ['true']));
 export const noLoopback = () => cannotRun(...selfConnecting(['true']));

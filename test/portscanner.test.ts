@@ -12,7 +12,7 @@ import {
 import { accepted, closedPort, listen, receiveAll } from './peers';
 import {
   cannotRun, edited, LIMIT, node, noFullDisk, noIPv6, noMountedHosts, noStrace, onFullDisk, PATIENCE, run, type Running,
-  scratch, start, strace,
+  scratch, start, startWithSlowReader, strace,
 } from './scripts';
 
 const scan = (...args: string[]) => node('portscanner.ts', ...args);
@@ -227,14 +227,13 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     offline(scan('-H', 'fe80::1', '-p', '80')), 'fe80::1', 'cannot scan port 80 of fe80::1 (EINVAL)');
 
   test('what was answered before an error reaches a slow reader, and the error follows', needsStrace, async (t) => {
-    const scanner = scanInjected('connect', 'error=EADDRNOTAVAIL:when=2200')('-H', '127.0.0.2', '-p', '10001-12200');
-    const { process, ended } = start(t, ['sh', '-c', 'exec "$@" 2>&1', 'sh', ...scanner]);
-    process.stdout?.pause();
-    await setTimeout(3000); // it does not end: unread, stdout does not take all
-    assert.equal(process.exitCode, null);
-    process.stdout?.resume();
+    const scanner = scanInjected('connect', 'error=EADDRNOTAVAIL:when=3000')('-H', '127.0.0.2', '-p', '10001-13000');
+    const { printed, ended, go } = startWithSlowReader(t, scanner);
+    await printed(/^Connecting/);
+    await setTimeout(2000); // so that the scan reaches the error
+    go();
     const { stdout } = await ended; // without the answers that were still on their way to the scanner
-    assert.match(stdout, /^C.*\n(.* is \w+\n){1500,}portscanner\.ts: cannot scan port 12200 of .* \(EADDRN\w+\)\n$/);
+    assert.match(stdout, /^C.*\n(.* is \w+\n){2000,}portscanner\.ts: cannot scan port 13000 of .* \(EADDRN\w+\)\n$/);
   });
 
   const MISTAKES: [what: string, before: string, after: string, message: string][] = [

@@ -123,6 +123,13 @@ export function start(t: TestContext, commandLine: string[], env: NodeJS.Process
   return { printed, ended, process: child };
 }
 
+/** Starts a command line with stdout and stderr in one pipe, of which only one line is read until go() is called. */
+export function startWithSlowReader(t: TestContext, commandLine: string[]): Running & { go: () => void } {
+  const fifo = join(scratch(t), 'go'); // until something opens it, the first cat waits
+  const slowly = 'mkfifo "$0"; "$@" 2>&1 | { read -r line; echo "$line"; cat "$0"; cat; }';
+  return { ...start(t, ['sh', '-c', slowly, fifo, ...commandLine]), go: () => writeFileSync(fifo, '') };
+}
+
 /** Runs a command line to its end. */
 export const run = (t: TestContext, commandLine: string[], env?: NodeJS.ProcessEnv) => start(t, commandLine, env).ended;
 

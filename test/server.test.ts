@@ -1,16 +1,15 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import type { Socket } from 'node:net';
-import { join } from 'node:path';
 import { describe, test, type TestContext } from 'node:test';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { noNameServer, onLoopback, withSilentNameServer } from './network';
 import { closedPort, dial, listen, receiveAll } from './peers';
 import {
-  cannotRun, edited, type Ended, inState, LIMIT, node, noFullDisk, noIPv6, noNc, noStrace, notLinux,
-  npx, onFullDisk, PATIENCE, peakMemory, reported, run, type Running, scratch, start, startServer,
+  cannotRun, edited, type Ended, inState, LIMIT, node, noFullDisk, noIPv6, noNc, noStrace, notLinux, npx, onFullDisk,
+  PATIENCE, peakMemory, reported, run, type Running, start, startServer, startWithSlowReader,
 } from './scripts';
 
 const BLOCKING = 500_000; // more NUL bytes than stdout takes if it is not read: each is printed as four characters
@@ -210,18 +209,16 @@ describe('server.ts', { concurrency: 4 }, () => {
 
   for (const [when, echoed, printing] of [['first', 0, 30_000], ['a later', 12_000, 8_000]] as const) { // NUL bytes
     test(`the error is the last line even if a pipe is full because of ${when} data`, LIMIT, async (t) => {
-      const go = join(scratch(t), 'go'); // a named pipe: until something opens it, the reader waits
-      const slowly = 'mkfifo "$0"; "$@" 2>&1 | { read -r line; echo "$line"; cat "$0"; cat; }';
-      const server = start(t, ['sh', '-c', slowly, go, ...node('server.ts', '127.0.0.1', '0')]);
-      const [, port] = await server.printed(/ port (\d+)\n/);
+      const { printed, ended, go } = startWithSlowReader(t, node('server.ts', '127.0.0.1', '0'));
+      const [, port] = await printed(/ port (\d+)\n/);
       const client = await dial(t, Number(port));
       client.write(Buffer.alloc(echoed));
       while (client.bytesRead < echoed) await once(client, 'data');
       await new Promise((sent) => client.write(Buffer.alloc(printing), sent)); // a pipe of 64 KiB does not hold it
       client.resetAndDestroy();
       await setTimeout(500); // so that the reset reaches the server while stdout is blocked
-      writeFileSync(go, '');
-      assert.match((await server.ended).stdout, new RegExp(`\n${BYE}${LOST.source.slice(1)}`));
+      go();
+      assert.match((await ended).stdout, new RegExp(`\n${BYE}${LOST.source.slice(1)}`));
     });
   }
 
