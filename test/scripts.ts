@@ -123,10 +123,10 @@ export function start(t: TestContext, commandLine: string[], env: NodeJS.Process
   return { printed, ended, process: child };
 }
 
-/** Starts a command line with stdout and stderr in one pipe, of which only one line is read until go() is called. */
+/** Starts a command line with stdout and stderr in one pipe. After a line, the reader waits for go(), and is slow. */
 export function startWithSlowReader(t: TestContext, commandLine: string[]): Running & { go: () => void } {
   const fifo = join(scratch(t), 'go'); // until something opens it, the first cat waits
-  const slowly = 'mkfifo "$0"; "$@" 2>&1 | { read -r line; echo "$line"; cat "$0"; cat; }';
+  const slowly = 'mkfifo "$0"; "$@" 2>&1 | { read -r line; echo "$line"; cat "$0"; dd bs=1; } 2>/dev/null';
   return { ...start(t, ['sh', '-c', slowly, fifo, ...commandLine]), go: () => writeFileSync(fifo, '') };
 }
 
