@@ -73,7 +73,9 @@ for (const signal of ['SIGHUP', 'SIGINT', 'SIGTERM']) process.on(signal, () => p
 
 /** Ends a running program with all that it has started. */
 function stop({ pid }: ChildProcess): void {
-  if (pid !== undefined) process.kill(-pid, 'SIGKILL');
+  try {
+    if (pid !== undefined) process.kill(-pid, 'SIGKILL');
+  } catch {} // it has just ended
 }
 
 /** Starts a command line in the project's folder, in a process group of its own. The end of the tests stops it. */
