@@ -81,7 +81,7 @@ describe('client.ts', { concurrency: 4 }, () => {
     ['that needs the connection until it has sent the whole reply', (t) => listen(t, async (socket) => {
       const ended = once(socket.resume(), 'end');
       socket.write('Hello World');
-      assert.equal(await Promise.race([ended, setTimeout(500, 'no FIN')]), 'no FIN'); // a throw breaks off
+      assert.equal(await Promise.race([ended, setTimeout(500, 'no FIN')]), 'no FIN'); // or listen() destroys it
       socket.end('!');
     })],
     ['that does not close after the reply', (t) => listen(t, repeating)],
@@ -108,7 +108,7 @@ describe('client.ts', { concurrency: 4 }, () => {
   }
 
   for (const first of [HELLO, 'Hello']) {
-    test(`if suspended for more than the timeout, a client gets "${first}" and what follows`, LIMIT, async (t) => {
+    test(`a client suspended beyond the timeout gets the reply ("${first}" came meanwhile)`, LIMIT, async (t) => {
       const { port, connection } = await accepted(t);
       const talk = start(t, withTimeout(4, port));
       const server = await connection;
@@ -165,17 +165,17 @@ describe('client.ts', { concurrency: 4 }, () => {
     assert.match(stdout, /\nResponse from server: (\\x00){13,65536}\nConnection closed\.\n$/);
   });
 
-  const needsLittle = 'echo 4096 4096 4096 | tee /proc/sys/net/ipv4/tcp_rmem > /proc/sys/net/ipv4/tcp_wmem\n';
-  const LONG_SENT: [does: string, server: string, expected: Ended][] = [
-    ['closes, and reads nothing of it, is left', '(connection) => connection.end()',
+  const SMALL_SOCKETS = 'echo 4096 4096 4096 | tee /proc/sys/net/ipv4/tcp_rmem > /proc/sys/net/ipv4/tcp_wmem\n';
+  const TOO_LONG: [what: string, server: string, expected: Ended][] = [
+    ['a server that closes and reads nothing is left', '(connection) => connection.end()',
       failed('server closed after 0 of 120000 bytes', conversation(80))],
-    ['sends it back while the client still sends is read', '(connection) => connection.pipe(connection)',
+    ['the client reads while it still sends', '(connection) => connection.pipe(connection)',
       success(80, LONG)],
   ];
-  for (const [does, server, expected] of LONG_SENT) {
-    test(`a server that gets a message longer than the sockets hold, and ${does}`, needsNetwork, async (t) => {
+  for (const [what, server, expected] of TOO_LONG) {
+    test(`if a message is longer than the sockets hold, ${what}`, needsNetwork, async (t) => {
       const setup = listenAt([80], 'here', `{ allowHalfOpen: true, pauseOnConnect: true }, ${server}`);
-      assert.deepEqual(await run(t, inNetwork(needsLittle + setup, client(80, LONG))), expected);
+      assert.deepEqual(await run(t, inNetwork(SMALL_SOCKETS + setup, client(80, LONG))), expected);
     });
   }
 
@@ -195,8 +195,9 @@ describe('client.ts', { concurrency: 4 }, () => {
       `nothing arrived from ${TARGET} port 80 for 1 s`, noNetwork()],
     ['a link-local address without its zone', offline(node('client.ts', 'fe80::1', '80')), // or Node may guess
       'connection to fe80::1 port 80 failed (EINVAL)', noOffline()],
-    ['port 1 of no host', node('client.ts', NO_NAME, '1'), `connection to ${NO_NAME} port 1 failed (ENOTFOUND)`],
-    ['port 65535 of no host', node('client.ts', NO_NAME, '65535'),
+    ['port 1 of an unknown name', node('client.ts', NO_NAME, '1'),
+      `connection to ${NO_NAME} port 1 failed (ENOTFOUND)`],
+    ['port 65535 of an unknown name', node('client.ts', NO_NAME, '65535'),
       `connection to ${NO_NAME} port 65535 failed (ENOTFOUND)`],
     ['a lookup that fails after more than the timeout', withSilentNameServer(withTimeout(1, 80, HELLO, 'example.test')),
       'connection to example.test port 80 failed (EAI_AGAIN)', noNameServer()],
@@ -246,7 +247,7 @@ describe('client.ts', { concurrency: 4 }, () => {
     go();
     const error = 'client.ts: server closed after 80000 of 120000 bytes\n';
     const stdout = conversation(port, '\\x1b'.repeat(80_000)) + error;
-    assert.deepEqual(await ended, { status: 0, stdout, stderr: '' }); // the status of cat
+    assert.deepEqual(await ended, { status: 0, stdout, stderr: '' }); // the reader's status
   });
 
   const TYPOS = [['talk', 'connection.write', 'connection.wriet'], ['receive', 'piece.length', 'piece.len()']] as const;

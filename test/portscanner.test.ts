@@ -188,7 +188,7 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     [...lines(100, 120), ...lines(1, 99, {}, 'filtered'), ...lines(121, 140)], scanBy50);
   prints('100 silent ports get a second look', dropFirst('1:100', 2), '-p 1-101 -t 1.2', lines(1, 101));
   prints('all silent ports are asked again if one of those of the second look answers', // port 1 answers only after it
-    dropFirst('1:100', 2) + dropFirst('1', 2), '-p 1-101 -t 1.2', lines(1, 101), scanBy50); // it is at 50 ports
+    dropFirst('1:100', 2) + dropFirst('1', 2), '-p 1-101 -t 1.2', lines(1, 101), scanBy50); // the look is at 50 ports
   prints('the other ports are not asked again if the second look brings no answer', // port 2 would answer now
     dropFirst('2', 2) + rule('1', 'DROP') + rule('3:100', 'DROP'), '-p 1-101 -t 1.2',
     lines(1, 101, { 101: 'closed' }, 'filtered'), scanBy50);

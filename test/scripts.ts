@@ -125,7 +125,7 @@ export function start(t: TestContext, commandLine: string[], env: NodeJS.Process
   return { printed, ended, process: child };
 }
 
-/** Starts a command line with stdout and stderr in one pipe. After a line, the reader waits for go(), and is slow. */
+/** Starts a command line with its output in one pipe. The reader takes a line, waits for go(), and is slow then. */
 export function startWithSlowReader(t: TestContext, commandLine: string[]): Running & { go: () => void } {
   const fifo = join(scratch(t), 'go'); // until something opens it, the first cat waits
   const slowly = 'mkfifo "$0"; "$@" 2>&1 | { read -r line; echo "$line"; cat "$0"; dd bs=1; } 2>/dev/null';
