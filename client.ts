@@ -27,16 +27,16 @@ const TIMEOUT = 10; // seconds without traffic after which the client gives up
 async function talk(host: string, port: number, message: Buffer): Promise<void> {
   const connection = new Socket(); // socket()
   giveUpIfSilent(connection, `${host} port ${port}`); // settimeout()
-  connection.connect({ host, port, family: 4 }); // connect(); AF_INET: localhost is 127.0.0.1, not ::1
+  connection.connect({ host, port, family: 4 }); // connect(); 4 is AF_INET, for names
   await new Promise((resolve, reject) => {
     connection.on('connect', resolve);
     connection.on('error', reject);
   });
   if (connection.localPort === port && connection.localAddress === connection.remoteAddress)
-    throw new ExpectedError(`nothing is listening on port ${port}: TCP connected the socket to itself`);
+    throw new ExpectedError(`nothing is listening: TCP connected the socket to port ${port} itself`);
   console.log(`Connected to server: ${host} on port ${port}`);
   console.log('Sending some data...');
-  connection.write(message); // sendall(), but without waiting: if neither side read, both would wait forever
+  connection.write(message); // sendall(), but it doesn't wait: if neither side read, both would
   let reply = Buffer.alloc(0);
   for await (const received of connection) { // recv()
     reply = Buffer.concat([reply, received]);
@@ -49,14 +49,14 @@ async function talk(host: string, port: number, message: Buffer): Promise<void> 
   if (!reply.equals(message)) throw new ExpectedError('the reply differs from the message');
 }
 
-/** settimeout(): ends the connection with an error if nothing arrives. The lookup of the host has its own limit. */
+/** settimeout(): ends the connection with an error if nothing arrives, once the host is looked up. */
 function giveUpIfSilent(connection: Socket, server: string): void {
   connection.on('connectionAttempt', () => connection.setTimeout(TIMEOUT * 1000));
   connection.on('timeout', () => {
     const { connecting, bytesRead } = connection;
     setImmediate(() => { // after Ctrl-Z and fg, Node first reads what has arrived meanwhile
-      const isSilent = connection.connecting === connecting && connection.bytesRead === bytesRead;
-      if (isSilent) connection.destroy(new ExpectedError(`nothing arrived from ${server} for ${TIMEOUT} s`));
+      if (connection.connecting !== connecting || connection.bytesRead !== bytesRead) return;
+      connection.destroy(new ExpectedError(`nothing arrived from ${server} for ${TIMEOUT} s`));
     });
   });
 }
@@ -72,8 +72,9 @@ const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
 async function main(args: string[]): Promise<void> {
   const [host = HOST, port = String(PORT), message = MESSAGE, unexpected] = args;
   if (host === '-h' || host === '--help') return console.log(USAGE);
-  // A name can't end in a number: getaddrinfo(3) would take 192.168.1 for 192.168.0.1.
-  if (!isIP(host) && /^$|^-|(^|\.)(\d+|0x[\da-f]*)\.?$/i.test(host))
+  // getaddrinfo(3) would take 192.168.1 for 192.168.0.1, so only an IP address may end in a number.
+  const endsInNumber = /(^|\.)(\d+|0x[\da-f]*)\.?$/i.test(host);
+  if (host === '' || host.startsWith('-') || (endsInNumber && !isIP(host)))
     throw new UsageError(`"${host}" is neither a host name nor an IP address`);
   if (!/^[1-9]\d{0,4}$/.test(port) || Number(port) > 65535) throw new UsageError(`"${port}" is not a port, 1 to 65535`);
   if (message === '') throw new UsageError('the message is empty: nothing would come back');
@@ -81,22 +82,24 @@ async function main(args: string[]): Promise<void> {
   await talk(host, Number(port), Buffer.from(message));
 }
 
-/** Escapes control characters (ASCII's but for tab and newline, DEL and C1, bidirectional ones): ESC is \u{1b}. */
+/** Escapes control characters as \u{1b}: ASCII's but tab and newline; DEL, C1; text direction. */
 function visible(text: string): string {
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
     (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 }
 
-/** Reports an error after what stdout still holds. Ends with status 1, or 2 for a wrong argument. */
+/** Reports an error in one line, or a bug with its stack. Ends with status 1; 2 for the usage. */
 function fail(error: NodeJS.ErrnoException): void {
   const usage = error instanceof UsageError ? `${USAGE}\n` : '';
-  const isBug = !(error instanceof ExpectedError || error.syscall); // its stack is shown
+  const isBug = !(error instanceof ExpectedError || error.syscall); // syscall: which one failed
   const report = isBug ? error.stack : `client.ts: ${visible(error.message).replaceAll('\n', '\\n')}`;
-  process.stdout.write('', () => process.stderr.write(`${report}\n${usage}`, () => process.exit(usage ? 2 : 1)));
+  process.stdout.write('', () => { // once stdout has taken what was printed before
+    process.stderr.write(`${report}\n${usage}`, () => process.exit(usage ? 2 : 1));
+  });
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') console.error(`client.ts: ${error.message}`); // such as ENOSPC, a full disk
+  if (error.code !== 'EPIPE') console.error(`client.ts: ${error.message}`); // such as a full disk
   process.exit(1); // silently if its reader has left, as head(1) does
 });
 main(process.argv.slice(2)).catch(fail);

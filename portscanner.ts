@@ -1,7 +1,6 @@
 #!/usr/bin/env -S npx ts-node
 /**
- * A TCP port scanner: it tries to connect to ports on one host, and prints
- * whether each one is open.
+ * A TCP port scanner: it tries to connect to ports on one host.
  *
  *     npx ts-node portscanner.ts -H localhost -p 54321
  *
@@ -21,7 +20,7 @@ import yargs from 'yargs';
 type Outcome = 'open' | 'closed' | 'silent' | 'no socket'; // of one probe
 type Probe = (port: number) => Promise<Outcome>;
 
-/** Scans ports, and prints the state of each as soon as it is known. Throws whatever goes wrong on the way. */
+/** Scans ports, and prints the state of each as soon as it is known. Throws whatever goes wrong. */
 async function scan(host: string, ports: number[], timeoutSeconds: number, openOnly: boolean): Promise<void> {
   const address = await addressOf(host); // gethostbyname()
   console.log(`Connecting to ${address}...`);
@@ -58,16 +57,15 @@ function probe(address: string, port: number, timeoutSeconds: number): Promise<O
       resolve(outcome);
     };
     socket.connect(port, address); // connect()
-
-    // settimeout(). If a reply has arrived when the time is up, setImmediate() lets Node handle the reply first.
+    // settimeout(). If a reply has arrived when the time is up, setImmediate() lets Node handle it first.
     socket.setTimeout(timeoutSeconds * 1000);
     socket.on('timeout', () => setImmediate(settle, 'silent'));
 
-    // If nothing is listening, and the system picks this very port as our own, TCP connects the socket to itself.
+    // If nothing is listening, and the system picks this very port as our own, TCP connects it to itself.
     const isItself = () => socket.localPort === port && socket.localAddress === socket.remoteAddress;
     socket.on('connect', () => settle(isItself() ? 'closed' : 'open'));
 
-    // connect() failed after the SYN was sent: this is the reply, or the lack of one. (Node.js 20.12 and later.)
+    // connect() failed after the SYN: this is the reply, or the lack of one. (Node.js 20.12 and later.)
     socket.on('connectionAttemptFailed', (_address, _port, _family, { code = '' }: NodeJS.ErrnoException) => {
       if (code === 'EADDRINUSE') return; // no local port is left, on Windows: 'error' follows
       if (code === 'ECONNREFUSED') settle('closed');
@@ -75,11 +73,10 @@ function probe(address: string, port: number, timeoutSeconds: number): Promise<O
       else settle('silent');
     });
 
-    // connect() failed at once, so no SYN was sent. Node then skips the event above; the tests check that.
-    socket.on('error', (error: NodeJS.ErrnoException) => {
-      const code = error.code ?? '';
-      if (['EACCES', 'EPERM', 'EHOSTUNREACH'].includes(code)) settle('silent'); // forbidden by a local rule
-      else if (['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM'].includes(code)) settle('no socket');
+    // connect() failed at once: no SYN was sent. Node then skips the event above, as a test checks.
+    socket.on('error', (error: Error & { code: string }) => {
+      if (['EACCES', 'EPERM', 'EHOSTUNREACH'].includes(error.code)) settle('silent'); // a local rule
+      else if (['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM'].includes(error.code)) settle('no socket');
       else reject(error);
     });
   });
@@ -111,7 +108,7 @@ async function probeAll(ports: number[], probePort: Probe): Promise<number[]> {
     const before = silent.length;
     silent = await probeRound(silent, inFlight, probePort);
     if (silent.length === before) break; // nothing has replied, or nothing is silent
-    // Perhaps the SYNs came too fast, so fewer are in flight now; but an eighth, so that a round takes 8 timeouts at most.
+    // Fewer now, since a flood of SYNs may be what got lost; but an eighth, so that a round takes 8 timeouts at most.
     inFlight = Math.max(1024, Math.ceil(silent.length / 8));
   }
   return silent;
@@ -128,14 +125,14 @@ async function probeRound(ports: number[], inFlight: number, probePort: Probe): 
   const work = async () => {
     while (waiting.length > 0) {
       const port = waiting.pop() as number;
-      if (waiting.length % 64 === 0) turn = turn.then(nextTurn); // after 64 probes, Node handles the replies to them
+      if (waiting.length % 64 === 0) turn = turn.then(nextTurn); // after 64 probes, Node handles replies
       await turn;
       const outcome = await probePort(port);
       if (outcome === 'silent') silent.push(port);
       if (outcome === 'no socket') { waiting.push(port); return; } // for a worker that has a socket
     }
   };
-  // All workers are made at once, so that Promise.all gets the failure of any. It rejects at the first one.
+  // All workers are made at once, so that Promise.all sees the failure of any. It rejects at the first.
   await Promise.all(Array.from({ length: Math.min(inFlight, ports.length) }, work));
   if (waiting.length > 0) throw new ExpectedError('the system has no socket for a probe (see "ulimit -n")');
   return silent;
@@ -159,9 +156,9 @@ async function main(args: string[]): Promise<void> {
     .usage(USAGE).locale('en').help(false).version(false) // yargs' own help would also take -hello
     .parserConfiguration({ 'boolean-negation': false, 'camel-case-expansion': false, 'dot-notation': false,
       'duplicate-arguments-array': false }) // guess nothing, such as --no-open; of two -p, the last one counts
-    .option('host', { ...text, alias: 'H', describe: 'IPv4 address, IPv6 address or name (looked up as IPv4)' })
-    .option('port', { ...text, alias: 'p', describe: 'TCP ports to scan: 54321, 22,80,443, 8000-8100, or - for all' })
-    .option('timeout', { ...text, alias: 't', describe: 'seconds to wait for each reply, up to 3600', default: '3' })
+    .option('host', { ...text, alias: 'H', describe: 'IP address, or name (looked up as IPv4)' })
+    .option('port', { ...text, alias: 'p', describe: 'TCP ports: 54321, 22,80,443, 8000-8100, or - for all' })
+    .option('timeout', { ...text, alias: 't', describe: 'seconds to wait for each reply', default: '3' })
     .option('open', { type: 'boolean', nargs: 0, describe: 'print only the open ports' })
     .option('help', { type: 'boolean', nargs: 0, alias: 'h', describe: 'show this help' })
     .strictOptions()
@@ -171,8 +168,9 @@ async function main(args: string[]): Promise<void> {
   const hint = /^\d/.test(`${unexpected}`) ? '; separate ports with commas' : '';
   if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"${hint}`);
   if (host === undefined || port === undefined) throw new UsageError('both -H and -p are needed');
-  // A name can't end in a number: getaddrinfo(3) would take 192.168.1 for 192.168.0.1.
-  if (!isIP(host) && /^$|^-|(^|\.)(\d+|0x[\da-f]*)\.?$/i.test(host))
+  // getaddrinfo(3) would take 192.168.1 for 192.168.0.1, so only an IP address may end in a number.
+  const endsInNumber = /(^|\.)(\d+|0x[\da-f]*)\.?$/i.test(host);
+  if (host === '' || host.startsWith('-') || (endsInNumber && !isIP(host)))
     throw new UsageError(`-H needs a host name or IP address, got "${host}"`);
   if (!/^(\d+|\d*\.\d+)$/.test(timeout) || Number(timeout) === 0 || Number(timeout) > 3600)
     throw new UsageError(`-t needs seconds above 0 and up to 3600, such as 0.5, got "${timeout}"`);
@@ -193,23 +191,25 @@ function parsePorts(list: string): number[] {
   return [...ports];
 }
 
-/** Escapes control characters (ASCII's but for tab and newline, DEL and C1, bidirectional ones): ESC is \u{1b}. */
+/** Escapes control characters as \u{1b}: ASCII's but tab and newline; DEL, C1; text direction. */
 function visible(text: string): string {
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
     (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 }
 
-/** Reports an error after what stdout still holds. Ends with status 2. */
+/** Reports an error in one line, or a bug with its stack. Ends with status 2. */
 function fail(error: NodeJS.ErrnoException): void {
   const usage = error instanceof UsageError ? `${USAGE}\n` : '';
-  const isBug = !(error instanceof ExpectedError || error.syscall); // its stack is shown
+  const isBug = !(error instanceof ExpectedError || error.syscall); // syscall: which one failed
   const report = isBug ? error.stack : `portscanner.ts: ${visible(error.message).replaceAll('\n', '\\n')}`;
-  process.stdout.write('', () => process.stderr.write(`${report}\n${usage}`, () => process.exit(2)));
+  process.stdout.write('', () => { // once stdout has taken what was printed before
+    process.stderr.write(`${report}\n${usage}`, () => process.exit(2));
+  });
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') console.error(`portscanner.ts: ${error.message}`); // such as ENOSPC, a full disk
+  if (error.code !== 'EPIPE') console.error(`portscanner.ts: ${error.message}`); // such as a full disk
   process.exit(2); // silently if its reader has left, as head(1) does
 });
-process.on('uncaughtException', fail); // a bug in a callback: Node's status for it, 1, would mean "none is open"
+process.on('uncaughtException', fail); // a bug in a callback, for which Node has status 1
 main(process.argv.slice(2)).catch(fail);

@@ -1,7 +1,7 @@
 #!/usr/bin/env -S npx ts-node
 /**
  * An echo server (RFC 862): it accepts one TCP connection, prints what it
- * receives, sends the same bytes back, and ends when the client has finished.
+ * receives, sends the same bytes back, and ends when the client stops sending.
  *
  *     npx ts-node server.ts [host] [port]
  *
@@ -28,7 +28,7 @@ const LAST_LINE = 'Server is shutting down. Bye!';
 
 /** Serves one client, from the first line to the last. Throws whatever goes wrong on the way. */
 async function serve(host: string, port: number): Promise<void> {
-  const { address } = await lookup(host, { family: 4 }); // AF_INET: localhost is 127.0.0.1, not ::1
+  const { address } = await lookup(host, { family: 4 }); // AF_INET, for names: localhost is not ::1
   const server = createServer({ allowHalfOpen: true }); // after the client's FIN, we can still send
   server.listen({ host: address, port, backlog: BACKLOG }); // socket(), bind(), listen()
   await once(server, 'listening'); // throws if there is an 'error' instead
@@ -47,7 +47,7 @@ async function serve(host: string, port: number): Promise<void> {
   console.log(LAST_LINE);
 }
 
-/** print(): resolves once stdout has taken the line, so that a slow reader holds the client back. */
+/** print(): resolves once stdout has taken the line, so a slow reader holds the client back. */
 async function printReceived(text: string): Promise<void> {
   if (text === '') return; // no character is complete yet
   await new Promise((taken) => process.stdout.write(`Received following data: ${visible(text)}\n`, taken));
@@ -57,7 +57,7 @@ async function printReceived(text: string): Promise<void> {
 function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     connection.write(bytes, (error) => {
-      if (error) reject(connection.errored ?? error); // errored: what had broken the connection before
+      if (error) reject(connection.errored ?? error); // errored: what broke the connection before
       else resolve();
     });
   });
@@ -84,8 +84,9 @@ const USAGE = `Usage: npx ts-node server.ts [host] [port]
 async function main(args: string[]): Promise<void> {
   const [host = HOST, port = String(PORT), unexpected] = args;
   if (host === '-h' || host === '--help') return console.log(USAGE);
-  // A name can't end in a number: getaddrinfo(3) would take 192.168.1 for 192.168.0.1.
-  if (host !== '' && !isIP(host) && /^$|^-|(^|\.)(\d+|0x[\da-f]*)\.?$/i.test(host))
+  // getaddrinfo(3) would take 192.168.1 for 192.168.0.1, so only an IP address may end in a number.
+  const endsInNumber = /(^|\.)(\d+|0x[\da-f]*)\.?$/i.test(host);
+  if (host.startsWith('-') || (endsInNumber && !isIP(host)))
     throw new UsageError(`"${host}" is neither a host name nor an IP address`);
   if (!/^\d{1,5}$/.test(port) || Number(port) > 65535)
     throw new UsageError(`"${port}" is not a port from 0 to 65535`);
@@ -93,22 +94,24 @@ async function main(args: string[]): Promise<void> {
   await serve(host || '0.0.0.0', Number(port)); // INADDR_ANY, see ip(7)
 }
 
-/** Escapes control characters (ASCII's but for tab and newline, DEL and C1, bidirectional ones): ESC is \u{1b}. */
+/** Escapes control characters as \u{1b}: ASCII's but tab and newline; DEL, C1; text direction. */
 function visible(text: string): string {
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
     (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 }
 
-/** Reports an error after what stdout still holds. Ends with status 1, or 2 for a wrong argument. */
+/** Reports an error in one line, or a bug with its stack. Ends with status 1; 2 for the usage. */
 function fail(error: NodeJS.ErrnoException): void {
   const usage = error instanceof UsageError ? `${USAGE}\n` : '';
-  const isBug = !(error instanceof UsageError || error.syscall); // its stack is shown
+  const isBug = !(error instanceof UsageError || error.syscall); // syscall: which one failed
   const report = isBug ? error.stack : `server.ts: ${visible(error.message).replaceAll('\n', '\\n')}`;
-  process.stdout.write('', () => process.stderr.write(`${report}\n${usage}`, () => process.exit(usage ? 2 : 1)));
+  process.stdout.write('', () => { // once stdout has taken what was printed before
+    process.stderr.write(`${report}\n${usage}`, () => process.exit(usage ? 2 : 1));
+  });
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') console.error(`server.ts: ${error.message}`); // such as ENOSPC, a full disk
+  if (error.code !== 'EPIPE') console.error(`server.ts: ${error.message}`); // such as a full disk
   process.exit(1); // silently if its reader has left, as head(1) does
 });
 main(process.argv.slice(2)).catch(fail);
