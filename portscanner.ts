@@ -108,8 +108,8 @@ async function probeAll(ports: number[], probePort: Probe): Promise<number[]> {
     const before = silent.length;
     silent = await probeRound(silent, inFlight, probePort);
     if (silent.length === before) break; // nothing has replied, or nothing is silent
-    // Fewer now, since a flood of SYNs may be what got lost; but an eighth, so that a round takes 8 timeouts at most.
-    inFlight = Math.max(1024, Math.ceil(silent.length / 8));
+    // Slower, since a flood of SYNs may be what got lost, but so that a round takes about eight timeouts at most.
+    inFlight = Math.min(inFlight, Math.max(1024, Math.ceil(silent.length / 8)));
   }
   return silent;
 }

@@ -1,6 +1,7 @@
 /** The other side of the scripts: bare sockets, which the end of the test closes. */
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import type { TestContext } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
 
 /** Listens, and hands each connection to talk(). Resolves to the port, chosen by the system if it is 0. */
 export function listen(
@@ -46,6 +47,10 @@ export function dial(t: TestContext, port: number, host = '127.0.0.1'): Promise<
     t.after(() => socket.destroy());
   });
 }
+
+/** Connects to a port as soon as something listens there. */
+export const dialSoon = (t: TestContext, port: number): Promise<Socket> =>
+  dial(t, port).catch(() => setTimeout(20).then(() => dialSoon(t, port)));
 
 /** All bytes from the socket, up to EOF. Rejects if the connection breaks. */
 export function receiveAll(socket: Socket): Promise<Buffer> {

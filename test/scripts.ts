@@ -1,9 +1,14 @@
 /** What the tests share: it starts the real scripts, reads what they print, and stops what is left of them. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync, type StdioOptions } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { once } from 'node:events';
+import {
+  closeSync, createReadStream, existsSync, mkdtempSync, openSync, readdirSync, readFileSync, readlinkSync, rmSync,
+  symlinkSync, writeFileSync, writeSync,
+} from 'node:fs';
 import { networkInterfaces, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
+import { text } from 'node:stream/consumers';
 import type { TestContext } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { ModuleKind, ScriptTarget, transpileModule } from 'typescript';
@@ -125,11 +130,35 @@ export function start(t: TestContext, commandLine: string[], env: NodeJS.Process
   return { printed, ended, process: child };
 }
 
-/** Starts a command line with its output in one pipe. The reader takes a line, waits for go(), and is slow then. */
-export function startWithSlowReader(t: TestContext, commandLine: string[]): Running & { go: () => void } {
-  const fifo = join(scratch(t), 'go'); // until something opens it, the first cat waits
-  const slowly = 'mkfifo "$0"; "$@" 2>&1 | { read -r line; echo "$line"; cat "$0"; dd bs=1; } 2>/dev/null';
-  return { ...start(t, ['sh', '-c', slowly, fifo, ...commandLine]), go: () => writeFileSync(fifo, '') };
+/**
+ * Starts a command line with its stdout in a full pipe, and stderr in the same pipe or in a file. Then read() resolves
+ * to all that it prints, or leave() breaks the pipe, and resolves to what is in the file.
+ */
+export function intoPipe(t: TestContext, commandLine: string[], stderr: 'same pipe' | 'file') {
+  const folder = scratch(t);
+  const path = join(folder, 'pipe');
+  const file = join(folder, 'stderr');
+  spawnSync('mkfifo', [path]);
+  const reader = openSync(path, 'r+'); // with 'r', it would wait for a writer
+  const writer = openSync(path, 'w');
+  writeSync(writer, '.'.repeat(65_536)); // as much as a pipe holds
+  const program = launch(commandLine, ['ignore', writer, stderr === 'file' ? openSync(file, 'w') : writer], NO_CACHE);
+  closeSync(writer);
+  t.after(() => stop(program));
+  const ended = once(program, 'close');
+  const read = async () => {
+    const stream = createReadStream(path);
+    await once(stream, 'open');
+    closeSync(reader);
+    const [printed] = await Promise.all([text(stream), ended]);
+    return printed.replace(/^\.+/, '');
+  };
+  const leave = async () => {
+    closeSync(reader);
+    await ended;
+    return readFileSync(file, 'utf8');
+  };
+  return { program, read, leave };
 }
 
 /** Runs a command line to its end. */
@@ -181,6 +210,7 @@ export const strace = (call: string, injected: string, commandLine: string[]) =>
 // For the `skip` of a test: each tells in words what is missing here, or is false.
 export const noStrace = () => cannotRun('strace', '-f', '--seccomp-bpf', 'true');
 export const noNc = () => cannotRun('sh', '-c', 'nc -h 2>&1 | grep -q OpenBSD') && 'there is no nc of OpenBSD';
+export const noProc = () => !existsSync('/proc/self/fd') && 'there is no /proc';
 export const noFullDisk = () => !existsSync('/dev/full') && 'there is no /dev/full';
 export const noMountedHosts = () => cannotRun(...unshare('--mount'), 'mount', '--bind', '/etc/hosts', '/etc/hosts');
 export const notLinux = (what: string) => process.platform !== 'linux' && `only Linux ${what}`;
@@ -190,9 +220,11 @@ export const noIPv6 = () =>
 /** The command line, with a full disk as its stdout. */
 export const onFullDisk = (commandLine: string[]) => ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...commandLine];
 
-/** Resolves to the next text that a program prints on stderr. */
-export const reported = ({ process }: Running) =>
-  new Promise<string>((resolve) => process.stderr?.once('data', resolve));
+/** Resolves when the program has no socket open any more. */
+export async function noSocketOf({ pid }: ChildProcess): Promise<void> {
+  const target = (file: string) => { try { return readlinkSync(`/proc/${pid}/fd/${file}`); } catch { return ''; } };
+  while (readdirSync(`/proc/${pid}/fd`).some((file) => target(file).startsWith('socket:'))) await setTimeout(10);
+}
 
 /** Resolves when the system says that the program is in the state: S, asleep until something happens; T, stopped. */
 export async function inState(program: ChildProcess, state: 'S' | 'T'): Promise<void> {
