@@ -12,57 +12,55 @@
  *     Response from server: Hello World!
  *     Connection closed.
  *
- * Comments such as connect() name calls of Python's socket module; README.md has
- * the original. Left out on purpose: more than one message; retrying; what the
- * server sends after the echo, unless it arrives with the echo's last bytes.
+ * Comments such as connect() name calls of Python's socket module. Left out on
+ * purpose: more messages; retrying; a total time limit; bytes after the echo.
  */
 import { isIP, Socket } from 'node:net';
 
 const HOST = 'localhost';
 const PORT = 54321;
 const MESSAGE = 'Hello World!';
-const TIMEOUT = 10; // seconds without traffic after which the client gives up
+const TIMEOUT = 10; // seconds without any progress, after which the client gives up
 
-/** Has one conversation with the server, line by line. Throws whatever goes wrong on the way. */
+/** Connects, sends the message and waits for its echo. Throws whatever goes wrong. */
 async function talk(host: string, port: number, message: Buffer): Promise<void> {
   const connection = new Socket(); // socket()
   giveUpIfSilent(connection, `${host} port ${port}`); // settimeout()
-  connection.connect({ host, port, family: 4 }); // connect(); 4 is AF_INET, for names
+  connection.connect({ host, port, family: 4 }); // connect(), AF_INET
   await new Promise((resolve, reject) => {
-    connection.on('connect', resolve);
-    connection.on('error', reject);
+    connection.on('connect', resolve).on('error', reject);
   });
   if (connection.localPort === port && connection.localAddress === connection.remoteAddress)
-    throw new ExpectedError(`nothing is listening: TCP connected the socket to port ${port} itself`);
+    throw new EchoError(`nothing is listening on port ${port}: TCP connected the socket to itself`);
   console.log(`Connected to server: ${host} on port ${port}`);
   console.log('Sending some data...');
-  connection.write(message); // sendall(), but it doesn't wait: if neither side read, both would
+  connection.write(message); // sendall(); if it waited, and the server did, too, nobody would read
   let reply = Buffer.alloc(0);
   for await (const received of connection) { // recv()
     reply = Buffer.concat([reply, received]);
     if (reply.length >= message.length) break; // the echo is complete
-  } // close(): the loop closes the connection when it ends
+  } // close(): when the loop ends, Node closes the connection
   console.log(`Response from server: ${visible(reply.toString())}`); // decode()
   console.log('Connection closed.');
   if (reply.length < message.length)
-    throw new ExpectedError(`server closed after ${reply.length} of ${message.length} bytes`);
-  if (!reply.equals(message)) throw new ExpectedError('the reply differs from the message');
+    throw new EchoError(`server closed after ${reply.length} of ${message.length} bytes`);
+  if (!reply.equals(message)) throw new EchoError('the reply differs from the message');
 }
 
-/** settimeout(): ends the connection with an error if nothing arrives, once the host is looked up. */
+/** settimeout(): gives up if nothing happens for TIMEOUT, once the host has been looked up. */
 function giveUpIfSilent(connection: Socket, server: string): void {
   connection.on('connectionAttempt', () => connection.setTimeout(TIMEOUT * 1000));
   connection.on('timeout', () => {
     const { connecting, bytesRead } = connection;
     setImmediate(() => { // after Ctrl-Z and fg, Node first reads what has arrived meanwhile
       if (connection.connecting !== connecting || connection.bytesRead !== bytesRead) return;
-      connection.destroy(new ExpectedError(`nothing arrived from ${server} for ${TIMEOUT} s`));
+      connection.destroy(new EchoError(`nothing arrived from ${server} for ${TIMEOUT} s`));
     });
   });
 }
 
-class ExpectedError extends Error {} // reported without its stack
-class UsageError extends ExpectedError {}
+class EchoError extends Error {}
+class UsageError extends Error {}
 const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
   host     address or name (looked up as IPv4) of the server (default: ${HOST})
   port     1 to 65535 (default: ${PORT})
@@ -72,34 +70,36 @@ const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
 async function main(args: string[]): Promise<void> {
   const [host = HOST, port = String(PORT), message = MESSAGE, unexpected] = args;
   if (host === '-h' || host === '--help') return console.log(USAGE);
-  // getaddrinfo(3) would take 192.168.1 for 192.168.0.1, so only an IP address may end in a number.
-  const endsInNumber = /(^|\.)(\d+|0x[\da-f]*)\.?$/i.test(host);
+  // getaddrinfo(3) reads 192.168.1 as 192.168.0.1, so only an IP address may end in a number.
+  const endsInNumber = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host);
   if (host === '' || host.startsWith('-') || (endsInNumber && !isIP(host)))
     throw new UsageError(`"${host}" is neither a host name nor an IP address`);
-  if (!/^[1-9]\d{0,4}$/.test(port) || Number(port) > 65535) throw new UsageError(`"${port}" is not a port, 1 to 65535`);
+  if (!/^[1-9]\d{0,4}$/.test(port) || Number(port) > 65535)
+    throw new UsageError(`"${port}" is not a port from 1 to 65535`);
   if (message === '') throw new UsageError('the message is empty: nothing would come back');
   if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"`);
   await talk(host, Number(port), Buffer.from(message));
 }
 
-/** Escapes control characters as \u{1b}: ASCII's but tab and newline; DEL, C1; text direction. */
+/** Shows what could control the terminal as \u{1b} and the like. Tab and newline pass. */
 function visible(text: string): string {
+  // ASCII's control characters, DEL and C1's, and those that change the direction of text
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
     (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 }
 
-/** Reports an error in one line, or a bug with its stack. Ends with status 1; 2 for the usage. */
+/** Reports the error that ends the program. Ends with status 1, or 2 for a usage error. */
 function fail(error: NodeJS.ErrnoException): void {
-  const usage = error instanceof UsageError ? `${USAGE}\n` : '';
-  const isBug = !(error instanceof ExpectedError || error.syscall); // syscall: which one failed
-  const report = isBug ? error.stack : `client.ts: ${visible(error.message).replaceAll('\n', '\\n')}`;
-  process.stdout.write('', () => { // once stdout has taken what was printed before
-    process.stderr.write(`${report}\n${usage}`, () => process.exit(usage ? 2 : 1));
+  let report = `client.ts: ${visible(error.message).replaceAll('\n', '\\n')}\n`;
+  if (error instanceof UsageError) report += `${USAGE}\n`;
+  else if (!(error instanceof EchoError || error.syscall)) report = `${error.stack}\n`; // a bug
+  process.stdout.write('', () => { // first, stdout takes earlier output, which exit() would drop
+    process.stderr.write(report, () => process.exit(error instanceof UsageError ? 2 : 1));
   });
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') console.error(`client.ts: ${error.message}`); // such as a full disk
-  process.exit(1); // silently if its reader has left, as head(1) does
+  process.exit(1); // silently after EPIPE: the reader of stdout has left, as head(1) does
 });
 main(process.argv.slice(2)).catch(fail);

@@ -60,7 +60,6 @@ function probe(address: string, port: number, timeoutSeconds: number): Promise<O
     // settimeout(). If a reply has arrived when the time is up, setImmediate() lets Node handle it first.
     socket.setTimeout(timeoutSeconds * 1000);
     socket.on('timeout', () => setImmediate(settle, 'silent'));
-
     // If nothing is listening, and the system picks this very port as our own, TCP connects it to itself.
     const isItself = () => socket.localPort === port && socket.localAddress === socket.remoteAddress;
     socket.on('connect', () => settle(isItself() ? 'closed' : 'open'));
@@ -134,7 +133,7 @@ async function probeRound(ports: number[], inFlight: number, probePort: Probe): 
   };
   // All workers are made at once, so that Promise.all sees the failure of any. It rejects at the first.
   await Promise.all(Array.from({ length: Math.min(inFlight, ports.length) }, work));
-  if (waiting.length > 0) throw new ExpectedError('the system has no socket for a probe (see "ulimit -n")');
+  if (waiting.length > 0) throw new ScanError('the system has no socket for a probe (see "ulimit -n")');
   return silent;
 }
 
@@ -145,8 +144,8 @@ function showProgress(progress: () => string): void {
   process.on('exit', () => process.stderr.write('\x1b[K')); // erases the line
 }
 
-class ExpectedError extends Error {} // reported without its stack
-class UsageError extends ExpectedError {}
+class ScanError extends Error {}
+class UsageError extends Error {}
 const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]';
 
 /** Takes the arguments, and scans. Throws a UsageError if one is wrong. */
@@ -168,8 +167,8 @@ async function main(args: string[]): Promise<void> {
   const hint = /^\d/.test(`${unexpected}`) ? '; separate ports with commas' : '';
   if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"${hint}`);
   if (host === undefined || port === undefined) throw new UsageError('both -H and -p are needed');
-  // getaddrinfo(3) would take 192.168.1 for 192.168.0.1, so only an IP address may end in a number.
-  const endsInNumber = /(^|\.)(\d+|0x[\da-f]*)\.?$/i.test(host);
+  // getaddrinfo(3) reads 192.168.1 as 192.168.0.1, so only an IP address may end in a number.
+  const endsInNumber = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host);
   if (host === '' || host.startsWith('-') || (endsInNumber && !isIP(host)))
     throw new UsageError(`-H needs a host name or IP address, got "${host}"`);
   if (!/^(\d+|\d*\.\d+)$/.test(timeout) || Number(timeout) === 0 || Number(timeout) > 3600)
@@ -191,25 +190,26 @@ function parsePorts(list: string): number[] {
   return [...ports];
 }
 
-/** Escapes control characters as \u{1b}: ASCII's but tab and newline; DEL, C1; text direction. */
+/** Shows what could control the terminal as \u{1b} and the like. Tab and newline pass. */
 function visible(text: string): string {
+  // ASCII's control characters, DEL and C1's, and those that change the direction of text
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
     (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 }
 
-/** Reports an error in one line, or a bug with its stack. Ends with status 2. */
+/** Reports the error that ends the program. Ends the program with status 2. */
 function fail(error: NodeJS.ErrnoException): void {
-  const usage = error instanceof UsageError ? `${USAGE}\n` : '';
-  const isBug = !(error instanceof ExpectedError || error.syscall); // syscall: which one failed
-  const report = isBug ? error.stack : `portscanner.ts: ${visible(error.message).replaceAll('\n', '\\n')}`;
-  process.stdout.write('', () => { // once stdout has taken what was printed before
-    process.stderr.write(`${report}\n${usage}`, () => process.exit(2));
+  let report = `portscanner.ts: ${visible(error.message).replaceAll('\n', '\\n')}\n`;
+  if (error instanceof UsageError) report += `${USAGE}\n`;
+  else if (!(error instanceof ScanError || error.syscall)) report = `${error.stack}\n`; // a bug
+  process.stdout.write('', () => { // first, stdout takes earlier output, which exit() would drop
+    process.stderr.write(report, () => process.exit(2));
   });
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') console.error(`portscanner.ts: ${error.message}`); // such as a full disk
-  process.exit(2); // silently if its reader has left, as head(1) does
+  process.exit(2); // silently after EPIPE: the reader of stdout has left, as head(1) does
 });
 process.on('uncaughtException', fail); // a bug in a callback, for which Node has status 1
 main(process.argv.slice(2)).catch(fail);

@@ -12,9 +12,9 @@
  *     Received following data: Hello World!
  *     Server is shutting down. Bye!
  *
- * Comments such as accept() name calls of Python's socket module; README.md has
- * the original. Left out on purpose: more than one client; a time limit for one
- * that is silent or doesn't read; the last lines if a signal finds stdout blocked.
+ * Comments such as accept() name calls of Python's socket module. Left out on
+ * purpose: more than one client; a time limit for the client; output that stdout
+ * hasn't taken yet when a signal arrives.
  */
 import { lookup } from 'node:dns/promises';
 import { once } from 'node:events';
@@ -26,38 +26,39 @@ const PORT = 54321;
 const BACKLOG = 1; // connections that may wait for accept(); Linux lets one more wait
 const LAST_LINE = 'Server is shutting down. Bye!';
 
-/** Serves one client, from the first line to the last. Throws whatever goes wrong on the way. */
+/** Waits for a client, and serves it until it stops sending. Throws whatever goes wrong. */
 async function serve(host: string, port: number): Promise<void> {
-  const { address } = await lookup(host, { family: 4 }); // AF_INET, for names: localhost is not ::1
-  const server = createServer({ allowHalfOpen: true }); // after the client's FIN, we can still send
+  const { address } = await lookup(host, { family: 4 }); // AF_INET: looks a name up as IPv4
+  const server = createServer({ allowHalfOpen: true }); // else Node closes at the client's FIN
   server.listen({ host: address, port, backlog: BACKLOG }); // socket(), bind(), listen()
-  await once(server, 'listening'); // throws if there is an 'error' instead
-  process.on('SIGINT', endAtSignal).on('SIGTERM', endAtSignal); // Ctrl-C and kill(1)
-  const bound = server.address() as AddressInfo; // if port is 0, the system has chosen another
+  await once(server, 'listening'); // throws if the port is in use, for instance
+  process.on('SIGINT', endAtSignal).on('SIGTERM', endAtSignal); // at Ctrl-C and kill(1)
+  const bound = server.address() as AddressInfo; // if port is 0, the system has chosen one
   console.log(`Server started on ${host}, listening on TCP port ${bound.port}`);
   const [connection] = await once(server, 'connection') as [Socket]; // accept()
-  server.close(); // close() the listening socket: a client still in the backlog gets an RST
+  server.close(); // close(): a client that is still in the backlog gets an RST (reset)
   console.log(`Incoming connection from ${peerOf(connection)}...`);
-  const decoder = new StringDecoder('utf8'); // keeps an incomplete character for the next chunk
+  const decoder = new StringDecoder('utf8'); // it keeps an incomplete character for the next chunk
   for await (const received of connection) { // recv(), until EOF
     await printReceived(decoder.write(received)); // decode(), print()
     await sendAll(connection, received); // sendall()
-  } // close(): the loop closes the connection when it ends
-  await printReceived(decoder.end()); // the client may have stopped within a character
+  } // close(): when the loop ends, Node closes the connection
+  await printReceived(decoder.end()); // an incomplete character, as \ufffd
   console.log(LAST_LINE);
 }
 
-/** print(): resolves once stdout has taken the line, so a slow reader holds the client back. */
+/** print(): waits until stdout has taken the line. If that is slow, we receive slowly, too. */
 async function printReceived(text: string): Promise<void> {
   if (text === '') return; // no character is complete yet
-  await new Promise((taken) => process.stdout.write(`Received following data: ${visible(text)}\n`, taken));
+  const line = `Received following data: ${visible(text)}\n`;
+  await new Promise((resolve) => process.stdout.write(line, resolve)); // end of file: errors
 }
 
-/** sendall(): resolves once the system has taken the bytes, which a slow client delays. */
+/** sendall(): waits until the system has taken the bytes, which a slow client delays. */
 function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     connection.write(bytes, (error) => {
-      if (error) reject(connection.errored ?? error); // errored: what broke the connection before
+      if (error) reject(connection.errored ?? error); // errored: an earlier failure, the cause of this
       else resolve();
     });
   });
@@ -65,8 +66,9 @@ function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
 
 /** getpeername(): the client's address and port, such as 127.0.0.1:58666 or [::1]:58666. */
 function peerOf(connection: Socket): string {
-  const { remoteAddress = 'unknown', remotePort = 0 } = connection; // if it has already reset
-  return `${isIPv6(remoteAddress) ? `[${remoteAddress}]` : remoteAddress}:${remotePort}`;
+  const { remoteAddress = 'unknown', remotePort = 0 } = connection; // unknown after the client's RST
+  const address = isIPv6(remoteAddress) ? `[${remoteAddress}]` : remoteAddress;
+  return `${address}:${remotePort}`;
 }
 
 /** Ends the server at once, with status 0. The system closes its sockets. */
@@ -84,8 +86,8 @@ const USAGE = `Usage: npx ts-node server.ts [host] [port]
 async function main(args: string[]): Promise<void> {
   const [host = HOST, port = String(PORT), unexpected] = args;
   if (host === '-h' || host === '--help') return console.log(USAGE);
-  // getaddrinfo(3) would take 192.168.1 for 192.168.0.1, so only an IP address may end in a number.
-  const endsInNumber = /(^|\.)(\d+|0x[\da-f]*)\.?$/i.test(host);
+  // getaddrinfo(3) reads 192.168.1 as 192.168.0.1, so only an IP address may end in a number.
+  const endsInNumber = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host);
   if (host.startsWith('-') || (endsInNumber && !isIP(host)))
     throw new UsageError(`"${host}" is neither a host name nor an IP address`);
   if (!/^\d{1,5}$/.test(port) || Number(port) > 65535)
@@ -94,24 +96,25 @@ async function main(args: string[]): Promise<void> {
   await serve(host || '0.0.0.0', Number(port)); // INADDR_ANY, see ip(7)
 }
 
-/** Escapes control characters as \u{1b}: ASCII's but tab and newline; DEL, C1; text direction. */
+/** Shows what could control the terminal as \u{1b} and the like. Tab and newline pass. */
 function visible(text: string): string {
+  // ASCII's control characters, DEL and C1's, and those that change the direction of text
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
     (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 }
 
-/** Reports an error in one line, or a bug with its stack. Ends with status 1; 2 for the usage. */
+/** Reports the error that ends the program. Ends with status 1, or 2 for a usage error. */
 function fail(error: NodeJS.ErrnoException): void {
-  const usage = error instanceof UsageError ? `${USAGE}\n` : '';
-  const isBug = !(error instanceof UsageError || error.syscall); // syscall: which one failed
-  const report = isBug ? error.stack : `server.ts: ${visible(error.message).replaceAll('\n', '\\n')}`;
-  process.stdout.write('', () => { // once stdout has taken what was printed before
-    process.stderr.write(`${report}\n${usage}`, () => process.exit(usage ? 2 : 1));
+  let report = `server.ts: ${visible(error.message).replaceAll('\n', '\\n')}\n`;
+  if (error instanceof UsageError) report += `${USAGE}\n`;
+  else if (!error.syscall) report = `${error.stack}\n`; // not a system call that failed, so a bug
+  process.stdout.write('', () => { // first, stdout takes earlier output, which exit() would drop
+    process.stderr.write(report, () => process.exit(error instanceof UsageError ? 2 : 1));
   });
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') console.error(`server.ts: ${error.message}`); // such as a full disk
-  process.exit(1); // silently if its reader has left, as head(1) does
+  process.exit(1); // silently after EPIPE: the reader of stdout has left, as head(1) does
 });
 main(process.argv.slice(2)).catch(fail);
