@@ -203,7 +203,7 @@ describe('client.ts', { concurrency: 4 }, () => {
     ['a lookup that fails after more than the timeout', withSilentNameServer(withTimeout(1, 80, HELLO, 'example.test')),
       'getaddrinfo EAI_AGAIN example.test', noNameServer()],
     ['a connection of the client to itself', selfConnecting(node('client.ts')),
-      'nothing is listening: TCP connected the socket to port 54321 itself', noLoopback()],
+      'nothing is listening on port 54321: TCP connected the socket to itself', noLoopback()],
   ];
   for (const [what, commandLine, error, skip = false] of UNREACHABLE) {
     test(`${what} is an error`, { ...LIMIT, skip }, async (t) => {
@@ -268,14 +268,14 @@ describe('client.ts', { concurrency: 4 }, () => {
     }
   });
 
-  const notHosts = ['', '8080', '127.1', '127.0.0.01', '1.2.3.4.', 'a.0x7f', '--'];
+  const notHosts = ['', '8080', '127.1', '127.0.0.01', 'a.0x7f', '--'];
   const notPorts = ['', '0', '65536', '1e3', '000080', '-1'];
   const REFUSED: [args: string[], error: string][] = [
     [['localhost', '80', ''], 'the message is empty: nothing would come back'],
     [['localhost', '80', 'message', ''], 'unexpected argument ""'],
     [['-\x1b\n'], '"-\\u{1b}\\n" is neither a host name nor an IP address'],
     ...notHosts.map((host): [string[], string] => [[host], `"${host}" is neither a host name nor an IP address`]),
-    ...notPorts.map((port): [string[], string] => [['localhost', port], `"${port}" is not a port, 1 to 65535`]),
+    ...notPorts.map((port): [string[], string] => [['localhost', port], `"${port}" is not a port from 1 to 65535`]),
   ];
   test('wrong arguments are refused with status 2 and the usage', LIMIT, async (t) => {
     for (const [args, error] of REFUSED) {
