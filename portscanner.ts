@@ -167,9 +167,9 @@ async function main(args: string[]): Promise<void> {
   const hint = /^\d/.test(`${unexpected}`) ? '; separate ports with commas' : '';
   if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"${hint}`);
   if (host === undefined || port === undefined) throw new UsageError('both -H and -p are needed');
-  // getaddrinfo(3) reads 192.168.1 as 192.168.0.1, so only an IP address may end in a number.
-  const endsInNumber = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host);
-  if (host === '' || host.startsWith('-') || (endsInNumber && !isIP(host)))
+  // getaddrinfo(3) reads 192.168.1 as 192.168.0.1, so only an IP address may look like a number.
+  const isNumeric = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host) || !/\p{L}/u.test(host); // no letter
+  if (host.startsWith('-') || (isNumeric && !isIP(host)))
     throw new UsageError(`-H needs a host name or IP address, got "${host}"`);
   if (!/^(\d+|\d*\.\d+)$/.test(timeout) || Number(timeout) === 0 || Number(timeout) > 3600)
     throw new UsageError(`-t needs seconds above 0 and up to 3600, such as 0.5, got "${timeout}"`);
@@ -192,7 +192,7 @@ function parsePorts(list: string): number[] {
 
 /** Shows what could control the terminal as \u{1b} and the like. Tab and newline pass. */
 function visible(text: string): string {
-  // ASCII's control characters, DEL and C1's, and those that change the direction of text
+  // ASCII's control characters, DEL and C1's, and those that reverse text
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
     (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 }
@@ -211,5 +211,5 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') console.error(`portscanner.ts: ${error.message}`); // such as a full disk
   process.exit(2); // silently after EPIPE: the reader of stdout has left, as head(1) does
 });
-process.on('uncaughtException', fail); // a bug in a callback, for which Node has status 1
+process.on('uncaughtException', (error) => { console.error(error.stack); process.exit(2); }); // a bug in a callback
 main(process.argv.slice(2)).catch(fail);

@@ -86,9 +86,9 @@ const USAGE = `Usage: npx ts-node server.ts [host] [port]
 async function main(args: string[]): Promise<void> {
   const [host = HOST, port = String(PORT), unexpected] = args;
   if (host === '-h' || host === '--help') return console.log(USAGE);
-  // getaddrinfo(3) reads 192.168.1 as 192.168.0.1, so only an IP address may end in a number.
-  const endsInNumber = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host);
-  if (host.startsWith('-') || (endsInNumber && !isIP(host)))
+  // getaddrinfo(3) reads 192.168.1 as 192.168.0.1, so only an IP address may look like a number.
+  const isNumeric = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host) || !/\p{L}/u.test(host); // no letter
+  if (host.startsWith('-') || (host !== '' && isNumeric && !isIP(host)))
     throw new UsageError(`"${host}" is neither a host name nor an IP address`);
   if (!/^\d{1,5}$/.test(port) || Number(port) > 65535)
     throw new UsageError(`"${port}" is not a port from 0 to 65535`);
@@ -98,7 +98,7 @@ async function main(args: string[]): Promise<void> {
 
 /** Shows what could control the terminal as \u{1b} and the like. Tab and newline pass. */
 function visible(text: string): string {
-  // ASCII's control characters, DEL and C1's, and those that change the direction of text
+  // ASCII's control characters, DEL and C1's, and those that reverse text
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
     (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 }

@@ -1,17 +1,17 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { createReadStream, readFileSync } from 'node:fs';
+import { createReadStream } from 'node:fs';
 import type { Socket } from 'node:net';
 import { describe, test, type TestContext } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import {
-  ABSENT, dropFirst, inNetwork, listenAt, noLoopback, noNameServer, noNetwork, noOffline, offline, QUICK_ARP, rule,
-  selfConnecting, TARGET, withSilentNameServer,
+  ABSENT, dropFirst, inNetwork, listenAt, noLoopback, noNameServer, noNetwork, noOffline, offline, probes, QUICK_ARP,
+  rule, selfConnecting, TARGET, withSilentNameServer,
 } from './network';
 import { accepted, closedPort, documentedServer, listen } from './peers';
 import {
-  cannotRun, edited, type Ended, inState, intoPipe, LIMIT, node, noFullDisk, noIPv6, noNc, noProc, onFullDisk, run,
-  scratch, start, startServer,
+  edited, type Ended, inState, intoPipe, LIMIT, node, noFullDisk, noIPv6, noProc, onFullDisk, RAW, run, start,
+  startServer, VISIBLE,
 } from './scripts';
 
 const HELLO = 'Hello World!'; // the message, if none is given
@@ -44,26 +44,14 @@ const repeating = (socket: Socket) => socket.on('data', (message) => socket.writ
 /** Resolves when the system has taken the bytes. Over loopback, they are then at the client. */
 const sent = (socket: Socket, bytes: string | Buffer) => new Promise((resolve) => socket.write(bytes, resolve));
 
-type Serve = (t: TestContext) => Promise<number>; // starts a server, and resolves to its port
-
-/** A server that is a command line of sh, with a folder as $0 and the port as $1, and says when it listens. */
-const program = (commandLine: string): Serve => async (t) => {
-  const port = await closedPort();
-  await start(t, ['sh', '-c', `exec 2>&1; ${commandLine}`, scratch(t), `${port}`]).printed(/listening on/i);
-  return port;
-};
-
 const needsNetwork = { ...LIMIT, skip: noNetwork() };
 
 describe('client.ts', { concurrency: 4 }, () => {
+  type Serve = (t: TestContext) => Promise<number>; // starts a server, and resolves to its port
   const SERVERS: [server: string, serve: Serve, message?: string, host?: string, skip?: string | false][] = [
     ['that works like the Python original', (t) => listen(t, documentedServer)],
     ['that has an IPv6 address', (t) => listen(t, documentedServer, '::1'), HELLO, '::1', noIPv6()],
     ['like server.ts', async (t) => (await startServer(t)).port, LONG],
-    ['made of nc', program('mkfifo $0/loop; nc -v -l -N 127.0.0.1 $1 < $0/loop | tee $0/loop'), LONG, IPV4, noNc()],
-    ['made of ncat', program('exec ncat -v -l 127.0.0.1 $1 -e /bin/cat'), LONG, IPV4, cannotRun('ncat', '--version')],
-    ['made of socat', program('exec socat -d -d TCP-LISTEN:$1,bind=127.0.0.1 EXEC:cat'), LONG, IPV4,
-      cannotRun('socat', '-V')],
     ['that sends a byte at a time', (t) => listen(t, async (socket) => {
       const [message] = await once(socket.setNoDelay(true), 'data') as [Buffer];
       for (const byte of message) await sent(socket, Buffer.of(byte));
@@ -88,7 +76,7 @@ describe('client.ts', { concurrency: 4 }, () => {
   }
 
   test('a message of any characters is sent unchanged', LIMIT, async (t) => {
-    for (const message of [' ', '--help', '--', '\ufeffBOM, \ufffd, two\nlines, العربية and 汉语', '"$(id)" \'`id`\' \\']) {
+    for (const message of [' ', '--help', '--', '\ufeffBOM, \ufffd, two\nlines, 汉语', '"$(id)" \'`id`\' \\']) {
       const port = await listen(t, documentedServer);
       assert.deepEqual(await run(t, client(port, message)), success(port, message));
     }
@@ -122,7 +110,7 @@ describe('client.ts', { concurrency: 4 }, () => {
       const setup = listenAt([80], 'on target', '(connection) => connection.pipe(connection)') + dropFirst('80');
       const talk = start(t, inNetwork(setup, withTimeout(2, 80, HELLO, TARGET)));
       const signal = (name: NodeJS.Signals) => process.kill(-(talk.process.pid ?? NaN), name);
-      while (!readFileSync(`/proc/${talk.process.pid}/net/tcp`, 'utf8').includes(' 02 ')) await setTimeout(10); // SYN-SENT
+      while (probes(talk) === 0) await setTimeout(10);
       signal('SIGSTOP');
       await setTimeout(2500); // the second SYN, after a second, is answered
       signal('SIGCONT');
@@ -146,7 +134,8 @@ describe('client.ts', { concurrency: 4 }, () => {
   for (const before of ['', 'Hello']) {
     test(`a server that falls silent after "${before}" is an error`, LIMIT, async (t) => {
       const port = await listen(t, (socket) => socket.resume().write(before));
-      assert.deepEqual(await run(t, withTimeout(2, port)), broken(`nothing arrived from ${IPV4} port ${port} for 2 s`, port));
+      const error = `nothing arrived from ${IPV4} port ${port} for 2 s`;
+      assert.deepEqual(await run(t, withTimeout(2, port)), broken(error, port));
     });
 
     test(`a server that resets after "${before}" is an error`, LIMIT, async (t) => {
@@ -183,11 +172,8 @@ describe('client.ts', { concurrency: 4 }, () => {
   }
 
   test('characters that control a terminal are escaped, except tab and newline', LIMIT, async (t) => {
-    const reply = '\0\b\t\n\v\f\r\x1b[31m\x1f ~\x7f\x80\x9f\xa0\u2029\u202a\u202e\u202f\u2065\u2066\u2069\u206a';
-    const port = await listen(t, replying(reply));
-    const { stdout } = await run(t, client(port));
-    assert.equal(stdout, conversation(port, '\\u{0}\\u{8}\t\n\\u{b}\\u{c}\\u{d}\\u{1b}[31m\\u{1f} ~\\u{7f}\\u{80}\\u{9f}\xa0'
-      + '\u2029\\u{202a}\\u{202e}\u202f\u2065\\u{2066}\\u{2069}\u206a'));
+    const port = await listen(t, replying(RAW));
+    assert.equal((await run(t, client(port))).stdout, conversation(port, VISIBLE));
   });
 
   const NO_NAME = `${'x'.repeat(64)}.test`; // it has more than 63 characters: no name server is asked
@@ -236,8 +222,9 @@ describe('client.ts', { concurrency: 4 }, () => {
     });
   }
 
-  for (const [what, stderr] of [['follows what was printed', 'same pipe'], ['is reported once', 'file']] as const) {
-    test(`an error while stdout is blocked ${what}, also if its reader leaves`, { ...LIMIT, skip: noProc() }, async (t) => {
+  const BLOCKED = [['follows earlier output', 'same pipe'], ['is reported once if its reader leaves', 'file']] as const;
+  for (const [what, stderr] of BLOCKED) {
+    test(`an error while stdout is blocked ${what}`, { ...LIMIT, skip: noProc() }, async (t) => {
       const { port, connection } = await accepted(t);
       const { program, read, leave } = intoPipe(t, client(port), stderr);
       const server = await connection;
@@ -252,7 +239,8 @@ describe('client.ts', { concurrency: 4 }, () => {
 
   test('a bug is shown with its location', LIMIT, async (t) => {
     const port = await listen(t, documentedServer);
-    const { status, stderr } = await run(t, edited('client.ts', 'connection.write', 'connection.wriet', IPV4, `${port}`));
+    const mistaken = edited('client.ts', 'connection.write', 'connection.wriet', IPV4, `${port}`);
+    const { status, stderr } = await run(t, mistaken);
     assert.match(stderr, /^TypeError: connection\.wriet is not a function\n +at talk \(.+:\d+:\d+\)\n/);
     assert.equal(status, 1);
   });
@@ -268,7 +256,7 @@ describe('client.ts', { concurrency: 4 }, () => {
     }
   });
 
-  const notHosts = ['', '8080', '127.1', '127.0.0.01', 'a.0x7f', '--'];
+  const notHosts = ['', '8080', '127.1', '127.0.0.01', 'a.0x7f', '127。1', '--'];
   const notPorts = ['', '0', '65536', '1e3', '000080', '-1'];
   const REFUSED: [args: string[], error: string][] = [
     [['localhost', '80', ''], 'the message is empty: nothing would come back'],

@@ -1,5 +1,6 @@
 /** A network of two machines, for what loopback can't do: packets that are dropped, rejected or find no way. */
-import { cannotRun, unshare } from './scripts';
+import { readFileSync } from 'node:fs';
+import { cannotRun, type Running, unshare } from './scripts';
 
 /** The addresses of the other machine, and an address of its network that no machine has. */
 export const TARGET = '192.0.2.2';
@@ -107,6 +108,10 @@ export const withSilentNameServer = (commandLine: string[], seconds = 2) => onLo
   ip link set here up
   ip link set nowhere up
   ip neighbour add 192.0.2.53 lladdr 02:00:00:00:00:01 dev here`, commandLine);
+
+/** How many SYNs of a program in a network of its own wait for a reply. Throws if it has ended. */
+export const probes = ({ process: { pid } }: Running) =>
+  readFileSync(`/proc/${pid}/net/tcp`, 'utf8').split(' 02 ').length - 1;
 
 export const noNetwork = () =>
   cannotRun(...inNetwork(rule('9', 'DROP') + rule('9', 'DROP', 'ip6tables'), ['true']));

@@ -103,7 +103,8 @@ const compiled = (command: string) => command.replace(/(?<=^|do )npx ts-node (\w
 
 /** Starts the commands of a terminal. It prints \0 after each, so that one can tell what each printed. */
 function open(t: TestContext, terminal: Terminal, enter: string[]): Running {
-  const typed = terminal.map(({ command }) => (command === 'fg' ? '' : `${compiled(command)}\nprintf '\\0'\n`)).join('');
+  const commands = terminal.map(({ command }) => compiled(command)).filter((command) => command !== 'fg');
+  const typed = commands.map((command) => `${command}\nprintf '\\0'\n`).join('');
   const stderr = isTcpdump([terminal]) ? '' : 'exec 2>&1\n';
   // Our stdout is a socket, and Node asks for its type, which strace would show; on a terminal it doesn't.
   const shown = typed.startsWith('strace') ? `{ ${stderr}${typed}} | cat` : `${stderr}${typed}`;
@@ -165,7 +166,7 @@ describe("the README's examples", { concurrency: 3 }, () => {
 });
 
 test('the change that serves clients until Ctrl-C does so', { ...LIMIT, skip: noOwnNetwork }, async (t) => {
-  const [before = '', after = ''] = (blocks('diff')[0] ?? '').split('\n').map((line) => line.replace(/^[-+] *|;$/g, ''));
+  const [before = '', after = ''] = (blocks('diff')[0] ?? '').split('\n').map((line) => line.slice(3, -1)); // no ;
   const { enter, leave } = await ownNetwork(t);
   const server = start(t, [...enter, ...edited('server.ts', before, after)]);
   for (const message of ['one', 'two']) {
@@ -191,7 +192,7 @@ test('the quick start is two commands: one runs an example, one runs the tests',
 
 /** The output on the page of the command at its first place. */
 const documented = (command: string) =>
-  EXAMPLES.flat(2).findLast((typed) => typed.command === command && typed.output.includes('Hello World!'))?.output ?? '';
+  EXAMPLES.flat(2).find((typed) => typed.command === command && typed.output.includes('Hello'))?.output ?? '';
 const [imports = '', ...PYTHON] = (blocks('python')[0] ?? '').split(/^# .*\.py\n/m);
 const [pythonServer = [], pythonClient = []] = PYTHON.map((source) => ['python3', '-u', '-c', imports + source]);
 const PAIRS: [title: string, server: string[], client: string[]][] = [

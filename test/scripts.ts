@@ -30,6 +30,11 @@ export type Running = {
   printed: (pattern: RegExp) => Promise<RegExpExecArray>; ended: Promise<Ended>; process: ChildProcess;
 };
 
+/** Characters that control a terminal and their neighbours, and how the scripts show them. */
+export const RAW = '\0\b\t\n\v\f\r\x1b[2J\x1f ~\x7f\x80\x9f\xa0\u2029\u202a\u202e\u202f\u2065\u2066\u2069\u206a.';
+export const VISIBLE = RAW.replace(/[\0\b\v\f\r\x1b\x1f\x7f\x80\x9f\u202a\u202e\u2066\u2069]/g,
+  (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
+
 /** The command line that runs a script as documented. */
 export const npx = (script: string, ...args: string[]) => ['npx', 'ts-node', script, ...args];
 
