@@ -1,7 +1,7 @@
 #!/usr/bin/env -S npx ts-node
 /**
  * An echo client (RFC 862): it connects to an echo server over TCP, sends a
- * message, reads until as many bytes have come back, and closes.
+ * message, reads until it has received as many bytes, and closes.
  *
  *     npx ts-node client.ts [host] [port] [message]
  *
@@ -12,7 +12,7 @@
  *     Response from server: Hello World!
  *     Connection closed.
  *
- * Comments such as connect() name calls of Python's socket module. Left out on
+ * Comments such as connect() name calls in Python's socket module. Left out on
  * purpose: more messages; retrying; a total time limit; bytes after the echo.
  */
 import { isIP, Socket } from 'node:net';
@@ -20,9 +20,9 @@ import { isIP, Socket } from 'node:net';
 const HOST = 'localhost';
 const PORT = 54321;
 const MESSAGE = 'Hello World!';
-const TIMEOUT = 10; // seconds without any progress, after which the client gives up
+const TIMEOUT = 10; // seconds without any progress after which the client gives up
 
-/** Connects, sends the message and waits for its echo. Throws whatever goes wrong. */
+/** Connects, sends the message and waits for its echo. Throws on any failure. */
 async function talk(host: string, port: number, message: Buffer): Promise<void> {
   const connection = new Socket(); // socket()
   giveUpIfSilent(connection, `${host} port ${port}`); // settimeout()
@@ -34,7 +34,7 @@ async function talk(host: string, port: number, message: Buffer): Promise<void> 
     throw new EchoError(`nothing is listening on port ${port}: TCP connected the socket to itself`);
   console.log(`Connected to server: ${host} on port ${port}`);
   console.log('Sending some data...');
-  connection.write(message); // sendall(); if it waited, and the server did, too, nobody would read
+  connection.write(message); // sendall(), but without waiting: if both sides waited, neither would read
   let reply = Buffer.alloc(0);
   for await (const received of connection) { // recv()
     reply = Buffer.concat([reply, received]);
@@ -51,9 +51,9 @@ async function talk(host: string, port: number, message: Buffer): Promise<void> 
 function giveUpIfSilent(connection: Socket, server: string): void {
   connection.on('connectionAttempt', () => connection.setTimeout(TIMEOUT * 1000));
   connection.on('timeout', () => {
-    const { connecting, bytesRead } = connection;
-    setImmediate(() => { // after Ctrl-Z and fg, Node first reads what has arrived meanwhile
-      if (connection.connecting !== connecting || connection.bytesRead !== bytesRead) return;
+    const { connecting: wasConnecting, bytesRead: bytesBefore } = connection;
+    setImmediate(() => { // after Ctrl-Z and fg, Node first reads what has arrived
+      if (connection.connecting !== wasConnecting || connection.bytesRead !== bytesBefore) return;
       connection.destroy(new EchoError(`nothing arrived from ${server} for ${TIMEOUT} s`));
     });
   });
@@ -66,11 +66,11 @@ const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
   port     1 to 65535 (default: ${PORT})
   message  any text, sent as UTF-8 (default: ${MESSAGE})`;
 
-/** Takes the arguments, and talks. Throws a UsageError if one is wrong. */
+/** Parses the arguments, then talks. Throws a UsageError if one is wrong. */
 async function main(args: string[]): Promise<void> {
   const [host = HOST, port = String(PORT), message = MESSAGE, unexpected] = args;
   if (host === '-h' || host === '--help') return console.log(USAGE);
-  // getaddrinfo(3) reads 192.168.1 as 192.168.0.1, so only an IP address may look like a number.
+  // The system would read 192.168.1 as 192.168.0.1, so a name must not look like a number.
   const isNumeric = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host) || !/\p{L}/u.test(host); // no letter
   if (host.startsWith('-') || (isNumeric && !isIP(host)))
     throw new UsageError(`"${host}" is neither a host name nor an IP address`);
@@ -81,9 +81,9 @@ async function main(args: string[]): Promise<void> {
   await talk(host, Number(port), Buffer.from(message));
 }
 
-/** Shows what could control the terminal as \u{1b} and the like. Tab and newline pass. */
+/** Escapes what could control the terminal, as in \u{1b}. Keeps tab and newline. */
 function visible(text: string): string {
-  // ASCII's control characters, DEL and C1's, and those that reverse text
+  // control characters (ASCII, DEL, C1), and those that reverse text
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
     (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 }
@@ -93,13 +93,13 @@ function fail(error: NodeJS.ErrnoException): void {
   let report = `client.ts: ${visible(error.message).replaceAll('\n', '\\n')}\n`;
   if (error instanceof UsageError) report += `${USAGE}\n`;
   else if (!(error instanceof EchoError || error.syscall)) report = `${error.stack}\n`; // a bug
-  process.stdout.write('', () => { // first, stdout takes earlier output, which exit() would drop
+  process.stdout.write('', () => { // wait for earlier output, which exit() would discard
     process.stderr.write(report, () => process.exit(error instanceof UsageError ? 2 : 1));
   });
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') console.error(`client.ts: ${error.message}`); // such as a full disk
-  process.exit(1); // silently after EPIPE: the reader of stdout has left, as head(1) does
+  if (error.code !== 'EPIPE') console.error(`client.ts: ${error.message}`); // EPIPE: its reader has gone
+  process.exit(1);
 });
 main(process.argv.slice(2)).catch(fail);

@@ -9,9 +9,9 @@
  *     Connecting to 127.0.0.1...
  *     [FAILED] TCP port 54321 is closed
  *
- * Ports that stay silent are probed again until a whole round brings no reply,
- * since packets get lost; those that are still silent then are filtered.
- * Comments such as connect() name calls of Python's socket module. Left out on
+ * If some ports reply and others don't, the silent ones are probed again, until a
+ * round brings no reply, since packets get lost. What is silent then is filtered.
+ * Comments such as connect() name calls in Python's socket module. Left out on
  * purpose: more than one host; printing in order; UDP; raw packets.
  */
 import { isIP, Socket } from 'node:net';
@@ -20,28 +20,28 @@ import yargs from 'yargs';
 type Outcome = 'open' | 'closed' | 'silent' | 'no socket'; // of one probe
 type Probe = (port: number) => Promise<Outcome>;
 
-/** Scans ports, and prints the state of each as soon as it is known. Throws whatever goes wrong. */
+/** Scans ports, and prints the state of each as soon as it is known. Throws on any failure. */
 async function scan(host: string, ports: number[], timeoutSeconds: number, openOnly: boolean): Promise<void> {
   const address = await addressOf(host); // gethostbyname()
   console.log(`Connecting to ${address}...`);
   const count = { open: 0, closed: 0, filtered: 0 };
-  const print = (port: number, state: 'open' | 'closed' | 'filtered') => {
+  const report = (port: number, state: 'open' | 'closed' | 'filtered') => {
     count[state]++;
     if (state === 'open') console.log(`[OK] TCP port ${port} is open`);
     else if (!openOnly) console.log(`[FAILED] TCP port ${port} is ${state}`);
   };
-  const probePort: Probe = async (port) => {
+  const probeAndReport: Probe = async (port) => {
     const outcome = await probe(address, port, timeoutSeconds);
-    if (outcome === 'open' || outcome === 'closed') print(port, outcome);
+    if (outcome === 'open' || outcome === 'closed') report(port, outcome);
     return outcome;
   };
   if (ports.length > 1) showProgress(() => `${count.open + count.closed}/${ports.length}`);
-  for (const port of await probeAll(ports, probePort)) print(port, 'filtered');
-  process.exitCode = count.open > 0 ? 0 : 1; // and 2 after an error, see fail()
+  for (const port of await probeAll(ports, probeAndReport)) report(port, 'filtered');
+  process.exitCode = count.open > 0 ? 0 : 1; // fail() exits with 2
 }
 
 /**
- * Probes one port. Resolves to what a SYN brings within the timeout (RFC 9293, 3.5):
+ * Probes one port: connect() sends a packet called SYN (RFC 9293, 3.5). Resolves to what comes back within the timeout:
  *
  * - SYN-ACK: open. The connection is established, and we close it.
  * - RST: closed. To connect(2), the ICMP error "port unreachable" looks the same.
@@ -51,7 +51,7 @@ async function scan(host: string, ports: number[], timeoutSeconds: number, openO
  */
 function probe(address: string, port: number, timeoutSeconds: number): Promise<Outcome> {
   return new Promise((resolve, reject) => {
-    const socket = new Socket(); // socket(AF_INET, SOCK_STREAM)
+    const socket = new Socket(); // socket(); IPv4 or IPv6, as the address says
     const settle = (outcome: Outcome) => {
       socket.destroy(); // close(); after this, no 'error' follows
       resolve(outcome);
@@ -59,20 +59,20 @@ function probe(address: string, port: number, timeoutSeconds: number): Promise<O
     socket.connect(port, address); // connect()
     // settimeout(). If a reply has arrived when the time is up, setImmediate() lets Node handle it first.
     socket.setTimeout(timeoutSeconds * 1000);
-    socket.on('timeout', () => setImmediate(settle, 'silent'));
-    // If nothing is listening, and the system picks this very port as our own, TCP connects it to itself.
+    socket.on('timeout', () => setImmediate(() => settle('silent')));
+    // If nothing is listening, and the system picks this very port as our own, TCP connects our socket to itself.
     const isItself = () => socket.localPort === port && socket.localAddress === socket.remoteAddress;
     socket.on('connect', () => settle(isItself() ? 'closed' : 'open'));
 
     // connect() failed after the SYN: this is the reply, or the lack of one. (Node.js 20.12 and later.)
     socket.on('connectionAttemptFailed', (_address, _port, _family, { code = '' }: NodeJS.ErrnoException) => {
-      if (code === 'EADDRINUSE') return; // no local port is left, on Windows: 'error' follows
+      if (code === 'EADDRINUSE') return; // Windows has no local port left: 'error' follows
       if (code === 'ECONNREFUSED') settle('closed');
-      else if (['ECONNRESET', 'EPIPE'].includes(code)) settle('open'); // an RST, but after a SYN-ACK
+      else if (['ECONNRESET', 'EPIPE'].includes(code)) settle('open'); // it accepted, and reset
       else settle('silent');
     });
 
-    // connect() failed at once: no SYN was sent. Node then skips the event above, as a test checks.
+    // connect() failed at once, so no SYN was sent. Node then emits only 'error' (see the test without a route).
     socket.on('error', (error: Error & { code: string }) => {
       if (['EACCES', 'EPERM', 'EHOSTUNREACH'].includes(error.code)) settle('silent'); // a local rule
       else if (['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM'].includes(error.code)) settle('no socket');
@@ -85,8 +85,8 @@ function probe(address: string, port: number, timeoutSeconds: number): Promise<O
 function addressOf(host: string): Promise<string> {
   return new Promise((resolve, reject) => {
     if (isIP(host)) return resolve(host);
-    // node:net looks up names only as a part of connect(). It tells us the address before it sends any packet there,
-    // and then we stop it, so the port doesn't matter.
+    // The scripts share no module but node:net, and that looks up names only as a part of connect(). It reports the
+    // address before it sends anything, and there we abort it, so the port doesn't matter.
     const socket = new Socket();
     socket.connect({ host, port: 1, family: 4 }); // AF_INET
     socket.on('lookup', (error, address) => {
@@ -97,7 +97,7 @@ function addressOf(host: string): Promise<string> {
   });
 }
 
-// This is how one port is scanned. What follows is about many ports, lost packets, and the command line.
+// That is how one port is scanned. The rest is about many ports, lost packets, and the command line.
 
 /** Probes all ports, then the silent ones again, until a whole round brings no reply. Resolves to the silent ones. */
 async function probeAll(ports: number[], probePort: Probe): Promise<number[]> {
@@ -107,37 +107,37 @@ async function probeAll(ports: number[], probePort: Probe): Promise<number[]> {
     const before = silent.length;
     silent = await probeRound(silent, inFlight, probePort);
     if (silent.length === before) break; // nothing has replied, or nothing is silent
-    // Slower, since a flood of SYNs may be what got lost, but so that a round takes about eight timeouts at most.
+    // Go slower, as the flood itself may have caused the loss, but keep a round to about eight timeouts.
     inFlight = Math.min(inFlight, Math.max(1024, Math.ceil(silent.length / 8)));
   }
   return silent;
 }
 
-/** A round: probes each port once, with so many probes in flight. Resolves to the ports that stay silent. */
+/** A round: probes each port once, at most so many at a time. Resolves to the ports that stay silent. */
 async function probeRound(ports: number[], inFlight: number, probePort: Probe): Promise<number[]> {
   const waiting = [...ports].reverse(); // pop() takes the next port; shift() would be slow
   const silent: number[] = [];
-  const nextTurn = () => new Promise<void>((resolve) => setImmediate(resolve)); // of the event loop
+  const nextTurn = () => new Promise<void>((resolve) => setImmediate(resolve)); // Node handles replies first
   let turn = nextTurn();
 
   /** A worker: probes one port after another until none is waiting, or the system has no socket for it. */
   const work = async () => {
     while (waiting.length > 0) {
       const port = waiting.pop() as number;
-      if (waiting.length % 64 === 0) turn = turn.then(nextTurn); // after 64 probes, Node handles replies
+      if (waiting.length % 64 === 0) turn = turn.then(nextTurn); // 64 probes a turn
       await turn;
       const outcome = await probePort(port);
       if (outcome === 'silent') silent.push(port);
-      if (outcome === 'no socket') { waiting.push(port); return; } // for a worker that has a socket
+      if (outcome === 'no socket') { waiting.push(port); return; } // another worker takes it
     }
   };
-  // All workers are made at once, so that Promise.all sees the failure of any. It rejects at the first.
+  // Promise.all fails as soon as one worker does. (It must get all of them before that.)
   await Promise.all(Array.from({ length: Math.min(inFlight, ports.length) }, work));
   if (waiting.length > 0) throw new ScanError('the system has no socket for a probe (see "ulimit -n")');
   return silent;
 }
 
-/** Shows on the terminal how far the scan is. A result is a longer line, and overwrites this one. */
+/** Shows on the terminal how far the scan has got. A result is a longer line, and overwrites this one. */
 function showProgress(progress: () => string): void {
   if (!process.stdout.isTTY || !process.stderr.isTTY) return;
   setInterval(() => process.stderr.write(`\x1b[K${progress()}\r`), 100).unref();
@@ -148,15 +148,15 @@ class ScanError extends Error {}
 class UsageError extends Error {}
 const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]';
 
-/** Takes the arguments, and scans. Throws a UsageError if one is wrong. */
+/** Parses the arguments, then scans. Throws a UsageError if one is wrong. */
 async function main(args: string[]): Promise<void> {
   const text = { type: 'string', requiresArg: true } as const; // as numbers, 1e3 and 0x50 would be ports
   const parser = yargs(args.map((arg) => arg.replace(/^-([Hpt])(?=[^=])/, '-$1='))) // -p22,80 as -p=22,80
-    .usage(USAGE).locale('en').help(false).version(false) // yargs' own help would also take -hello
+    .usage(USAGE).locale('en').help(false).version(false) // yargs' own help would also accept -hello
     .parserConfiguration({ 'boolean-negation': false, 'camel-case-expansion': false, 'dot-notation': false,
-      'duplicate-arguments-array': false }) // guess nothing, such as --no-open; of two -p, the last one counts
+      'duplicate-arguments-array': false }) // no guessing, as with --no-open; a repeated -p overrides
     .option('host', { ...text, alias: 'H', describe: 'IP address, or name (looked up as IPv4)' })
-    .option('port', { ...text, alias: 'p', describe: 'TCP ports: 54321, 22,80,443, 8000-8100, or - for all' })
+    .option('port', { ...text, alias: 'p', describe: 'TCP ports, as in 54321 or 22,80 or 8000-8100; - for all' })
     .option('timeout', { ...text, alias: 't', describe: 'seconds to wait for each reply', default: '3' })
     .option('open', { type: 'boolean', nargs: 0, describe: 'print only the open ports' })
     .option('help', { type: 'boolean', nargs: 0, alias: 'h', describe: 'show this help' })
@@ -166,13 +166,13 @@ async function main(args: string[]): Promise<void> {
   if (help) return console.log(await parser.getHelp());
   const hint = /^\d/.test(`${unexpected}`) ? '; separate ports with commas' : '';
   if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"${hint}`);
-  if (host === undefined || port === undefined) throw new UsageError('both -H and -p are needed');
-  // getaddrinfo(3) reads 192.168.1 as 192.168.0.1, so only an IP address may look like a number.
+  if (host === undefined || port === undefined) throw new UsageError('both -H and -p are required');
+  // The system would read 192.168.1 as 192.168.0.1, so a name must not look like a number.
   const isNumeric = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host) || !/\p{L}/u.test(host); // no letter
   if (host.startsWith('-') || (isNumeric && !isIP(host)))
     throw new UsageError(`-H needs a host name or IP address, got "${host}"`);
   if (!/^(\d+|\d*\.\d+)$/.test(timeout) || Number(timeout) === 0 || Number(timeout) > 3600)
-    throw new UsageError(`-t needs seconds above 0 and up to 3600, such as 0.5, got "${timeout}"`);
+    throw new UsageError(`-t needs a number of seconds above 0 and at most 3600, got "${timeout}"`);
   await scan(host, parsePorts(port), Number(timeout), open);
 }
 
@@ -190,9 +190,9 @@ function parsePorts(list: string): number[] {
   return [...ports];
 }
 
-/** Shows what could control the terminal as \u{1b} and the like. Tab and newline pass. */
+/** Escapes what could control the terminal, as in \u{1b}. Keeps tab and newline. */
 function visible(text: string): string {
-  // ASCII's control characters, DEL and C1's, and those that reverse text
+  // control characters (ASCII, DEL, C1), and those that reverse text
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
     (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 }
@@ -202,14 +202,14 @@ function fail(error: NodeJS.ErrnoException): void {
   let report = `portscanner.ts: ${visible(error.message).replaceAll('\n', '\\n')}\n`;
   if (error instanceof UsageError) report += `${USAGE}\n`;
   else if (!(error instanceof ScanError || error.syscall)) report = `${error.stack}\n`; // a bug
-  process.stdout.write('', () => { // first, stdout takes earlier output, which exit() would drop
+  process.stdout.write('', () => { // wait for earlier output, which exit() would discard
     process.stderr.write(report, () => process.exit(2));
   });
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') console.error(`portscanner.ts: ${error.message}`); // such as a full disk
-  process.exit(2); // silently after EPIPE: the reader of stdout has left, as head(1) does
+  if (error.code !== 'EPIPE') console.error(`portscanner.ts: ${error.message}`); // EPIPE: its reader has gone
+  process.exit(2);
 });
 process.on('uncaughtException', (error) => { console.error(error.stack); process.exit(2); }); // a bug in a callback
 main(process.argv.slice(2)).catch(fail);

@@ -12,9 +12,9 @@
  *     Received following data: Hello World!
  *     Server is shutting down. Bye!
  *
- * Comments such as accept() name calls of Python's socket module. Left out on
- * purpose: more than one client; a time limit for the client; output that stdout
- * hasn't taken yet when a signal arrives.
+ * Comments such as accept() name calls in Python's socket module. Left out on
+ * purpose: more than one client; a time limit on the client; flushing stdout when
+ * a signal arrives.
  */
 import { lookup } from 'node:dns/promises';
 import { once } from 'node:events';
@@ -26,13 +26,13 @@ const PORT = 54321;
 const BACKLOG = 1; // connections that may wait for accept(); Linux lets one more wait
 const LAST_LINE = 'Server is shutting down. Bye!';
 
-/** Waits for a client, and serves it until it stops sending. Throws whatever goes wrong. */
+/** Waits for a client, and serves it until it stops sending. Throws on any failure. */
 async function serve(host: string, port: number): Promise<void> {
   const { address } = await lookup(host, { family: 4 }); // AF_INET: looks a name up as IPv4
-  const server = createServer({ allowHalfOpen: true }); // else Node closes at the client's FIN
+  const server = createServer({ allowHalfOpen: true }); // when the client stops sending, we still can
   server.listen({ host: address, port, backlog: BACKLOG }); // socket(), bind(), listen()
   await once(server, 'listening'); // throws if the port is in use, for instance
-  process.on('SIGINT', endAtSignal).on('SIGTERM', endAtSignal); // at Ctrl-C and kill(1)
+  process.on('SIGINT', endAtSignal).on('SIGTERM', endAtSignal); // on Ctrl-C and kill(1)
   const bound = server.address() as AddressInfo; // if port is 0, the system has chosen one
   console.log(`Server started on ${host}, listening on TCP port ${bound.port}`);
   const [connection] = await once(server, 'connection') as [Socket]; // accept()
@@ -47,18 +47,18 @@ async function serve(host: string, port: number): Promise<void> {
   console.log(LAST_LINE);
 }
 
-/** print(): waits until stdout has taken the line. If that is slow, we receive slowly, too. */
+/** print(): waits until stdout has taken the line. If its reader is slow, we receive slowly, too. */
 async function printReceived(text: string): Promise<void> {
   if (text === '') return; // no character is complete yet
   const line = `Received following data: ${visible(text)}\n`;
-  await new Promise((resolve) => process.stdout.write(line, resolve)); // end of file: errors
+  await new Promise((resolve) => process.stdout.write(line, resolve)); // for errors, see the end
 }
 
-/** sendall(): waits until the system has taken the bytes, which a slow client delays. */
+/** sendall(): waits until the system has taken the bytes. A slow client delays that. */
 function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     connection.write(bytes, (error) => {
-      if (error) reject(connection.errored ?? error); // errored: an earlier failure, the cause of this
+      if (error) reject(connection.errored ?? error); // errored: the original failure, if there is one
       else resolve();
     });
   });
@@ -82,23 +82,23 @@ const USAGE = `Usage: npx ts-node server.ts [host] [port]
   host  address or name (looked up as IPv4) to listen on; '' for every IPv4 address (default: ${HOST})
   port  0 to 65535; 0 lets the system choose (default: ${PORT})`;
 
-/** Takes the arguments, and serves. Throws a UsageError if one is wrong. */
+/** Parses the arguments, then serves. Throws a UsageError if one is wrong. */
 async function main(args: string[]): Promise<void> {
   const [host = HOST, port = String(PORT), unexpected] = args;
   if (host === '-h' || host === '--help') return console.log(USAGE);
-  // getaddrinfo(3) reads 192.168.1 as 192.168.0.1, so only an IP address may look like a number.
+  // The system would read 192.168.1 as 192.168.0.1, so a name must not look like a number.
   const isNumeric = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host) || !/\p{L}/u.test(host); // no letter
   if (host.startsWith('-') || (host !== '' && isNumeric && !isIP(host)))
     throw new UsageError(`"${host}" is neither a host name nor an IP address`);
   if (!/^\d{1,5}$/.test(port) || Number(port) > 65535)
     throw new UsageError(`"${port}" is not a port from 0 to 65535`);
   if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"`);
-  await serve(host || '0.0.0.0', Number(port)); // INADDR_ANY, see ip(7)
+  await serve(host || '0.0.0.0', Number(port)); // '' means every IPv4 address, as in bind()
 }
 
-/** Shows what could control the terminal as \u{1b} and the like. Tab and newline pass. */
+/** Escapes what could control the terminal, as in \u{1b}. Keeps tab and newline. */
 function visible(text: string): string {
-  // ASCII's control characters, DEL and C1's, and those that reverse text
+  // control characters (ASCII, DEL, C1), and those that reverse text
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
     (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 }
@@ -107,14 +107,14 @@ function visible(text: string): string {
 function fail(error: NodeJS.ErrnoException): void {
   let report = `server.ts: ${visible(error.message).replaceAll('\n', '\\n')}\n`;
   if (error instanceof UsageError) report += `${USAGE}\n`;
-  else if (!error.syscall) report = `${error.stack}\n`; // not a system call that failed, so a bug
-  process.stdout.write('', () => { // first, stdout takes earlier output, which exit() would drop
+  else if (!error.syscall) report = `${error.stack}\n`; // no system call has failed, so it's a bug
+  process.stdout.write('', () => { // wait for earlier output, which exit() would discard
     process.stderr.write(report, () => process.exit(error instanceof UsageError ? 2 : 1));
   });
 }
 
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
-  if (error.code !== 'EPIPE') console.error(`server.ts: ${error.message}`); // such as a full disk
-  process.exit(1); // silently after EPIPE: the reader of stdout has left, as head(1) does
+  if (error.code !== 'EPIPE') console.error(`server.ts: ${error.message}`); // EPIPE: its reader has gone
+  process.exit(1);
 });
 main(process.argv.slice(2)).catch(fail);

@@ -87,7 +87,7 @@ describe('client.ts', { concurrency: 4 }, () => {
     ['another part of the reply', 'Hello', ' World', '!'],
   ];
   for (const [what, before, during, after] of AFTER_STOP) {
-    test(`a client suspended beyond the timeout goes on if ${what} came meanwhile`, LIMIT, async (t) => {
+    test(`a client suspended beyond the timeout carries on if ${what} arrived in the meantime`, LIMIT, async (t) => {
       const { port, connection } = await accepted(t);
       const talk = start(t, withTimeout(3, port));
       const server = await connection;
@@ -105,7 +105,7 @@ describe('client.ts', { concurrency: 4 }, () => {
     });
   }
 
-  test('a client suspended beyond the timeout while it connects talks if it is connected meanwhile', needsNetwork,
+  test('a client suspended while connecting carries on if the connection is up when it resumes', needsNetwork,
     async (t) => {
       const setup = listenAt([80], 'on target', '(connection) => connection.pipe(connection)') + dropFirst('80');
       const talk = start(t, inNetwork(setup, withTimeout(2, 80, HELLO, TARGET)));
@@ -125,20 +125,20 @@ describe('client.ts', { concurrency: 4 }, () => {
     ['sends more at once', replying(`${HELLO}!`), 'the reply differs from the message', `${HELLO}!`],
   ];
   for (const [does, talk, error, reply, message = HELLO] of REPLIES) {
-    test(`a server that ${does} is an error, after the reply`, LIMIT, async (t) => {
+    test(`a server that ${does} is reported as an error, after the reply`, LIMIT, async (t) => {
       const port = await listen(t, talk);
       assert.deepEqual(await run(t, client(port, message)), failed(error, conversation(port, reply)));
     });
   }
 
   for (const before of ['', 'Hello']) {
-    test(`a server that falls silent after "${before}" is an error`, LIMIT, async (t) => {
+    test(`a server that falls silent after "${before}" is reported as an error`, LIMIT, async (t) => {
       const port = await listen(t, (socket) => socket.resume().write(before));
       const error = `nothing arrived from ${IPV4} port ${port} for 2 s`;
       assert.deepEqual(await run(t, withTimeout(2, port)), broken(error, port));
     });
 
-    test(`a server that resets after "${before}" is an error`, LIMIT, async (t) => {
+    test(`a server that resets after "${before}" is reported as an error`, LIMIT, async (t) => {
       const { port, connection } = await accepted(t);
       const talk = start(t, client(port));
       const server = await connection;
@@ -150,7 +150,7 @@ describe('client.ts', { concurrency: 4 }, () => {
     });
   }
 
-  test('a server that never stops sending is given up', LIMIT, async (t) => {
+  test('the client gives up on a server that never stops sending', LIMIT, async (t) => {
     const port = await listen(t, (connection) => createReadStream('/dev/zero').pipe(connection));
     const { stdout, ...end } = await run(t, client(port));
     assert.deepEqual({ ...end, stdout: '' }, failed('the reply differs from the message'));
@@ -159,7 +159,7 @@ describe('client.ts', { concurrency: 4 }, () => {
 
   const SMALL_SOCKETS = 'echo 4096 4096 4096 | tee /proc/sys/net/ipv4/tcp_rmem > /proc/sys/net/ipv4/tcp_wmem\n';
   const TOO_LONG: [what: string, server: string, expected: Ended][] = [
-    ['a server that closes and reads nothing is given up', '(connection) => connection.end()',
+    ['the client gives up on a server that closes and reads nothing', '(connection) => connection.end()',
       failed('server closed after 0 of 120000 bytes', conversation(80, ''))],
     ['the client reads while it still sends', '(connection) => connection.pipe(connection)',
       success(80, LONG)],
@@ -188,7 +188,7 @@ describe('client.ts', { concurrency: 4 }, () => {
     ['port 65535 of an unknown name', node('client.ts', NO_NAME, '65535'), `getaddrinfo ENOTFOUND ${NO_NAME}`],
     ['a lookup that fails after more than the timeout', withSilentNameServer(withTimeout(1, 80, HELLO, 'example.test')),
       'getaddrinfo EAI_AGAIN example.test', noNameServer()],
-    ['a connection of the client to itself', selfConnecting(node('client.ts')),
+    ['the client connecting to itself', selfConnecting(node('client.ts')),
       'nothing is listening on port 54321: TCP connected the socket to itself', noLoopback()],
   ];
   for (const [what, commandLine, error, skip = false] of UNREACHABLE) {

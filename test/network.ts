@@ -1,4 +1,4 @@
-/** A network of two machines, for what loopback can't do: packets that are dropped, rejected or find no way. */
+/** A network of two machines, for what loopback can't do: packets that are dropped, are rejected or have no route. */
 import { readFileSync } from 'node:fs';
 import { cannotRun, type Running, unshare } from './scripts';
 
@@ -7,7 +7,7 @@ export const TARGET = '192.0.2.2';
 export const TARGET_IPV6 = '2001:db8::2';
 export const ABSENT = '192.0.2.3';
 
-/** Starts a command in namespaces that end with it: its names of `ip netns` and its lock of iptables are its own. */
+/** Starts a command in namespaces that end with it: its `ip netns` names and its iptables lock are its own. */
 const ALONE = [...unshare('--net', '--mount', '--pid', '--fork', '--mount-proc', '--kill-child'), 'sh', '-ec'];
 
 const SETUP = `
@@ -30,7 +30,7 @@ const SETUP = `
 
 /**
  * The command line, run on a machine that has only the loopback interface and a link to a second machine, the target.
- * The setup is a script of sh, in which on_target() runs a command there.
+ * The setup is an sh script, in which on_target() runs a command there.
  */
 export const inNetwork = (setup: string, commandLine: string[]) =>
   [...ALONE, `${SETUP}${setup}\nexec "$@"`, 'sh', ...commandLine];
@@ -38,41 +38,41 @@ export const inNetwork = (setup: string, commandLine: string[]) =>
 /** A line of setup: the system soon gives up on an address, after it has asked three times by ARP. */
 export const QUICK_ARP = 'echo 50 > /proc/sys/net/ipv4/neigh/scanner/retrans_time_ms\n';
 
-/** A line of setup: an iptables rule of the target for packets to its ports, such as 80 or 8000:8100. */
+/** A line of setup: an iptables rule on the target for packets to its ports, such as 80 or 8000:8100. */
 export const rule = (ports: string, target: string, iptables = 'iptables') =>
   `on_target ${iptables} -A INPUT -p tcp --dport ${ports} -j ${target}\n`;
 
-/** Lines of setup: an iptables rule of the target that drops (or rejects) the first SYNs to each of the ports. */
+/** Lines of setup: an iptables rule on the target that drops (or rejects) the first SYNs to each of the ports. */
 export const dropFirst = (ports: string, count = 1, target = 'DROP') => `
   on_target iptables -A INPUT -p tcp --syn --dport ${ports} -m hashlimit --hashlimit-name syn${ports}-${count} \\
     --hashlimit-mode dstport --hashlimit-upto 1/hour --hashlimit-burst ${count} -j ${target}
 `;
 
-/** Lines of setup: rules of the target that let a burst of packets with those TCP flags pass, then so many a second. */
+/** Lines of setup: rules on the target that let a burst of packets with those flags pass, then that many a second. */
 export const limit = (chain: 'INPUT' | 'OUTPUT', flags: string, rate: number, burst = 100) => `
   on_target iptables -A ${chain} -p tcp --tcp-flags ${flags} -m limit --limit ${rate}/s --limit-burst ${burst} -j ACCEPT
   on_target iptables -A ${chain} -p tcp --tcp-flags ${flags} -j DROP
 `;
 
-/** Lines of setup: iptables rules of the target that lose packets at random, each way with the same probability. */
+/** Lines of setup: iptables rules on the target that lose packets at random, each way with the same probability. */
 export const lossy = (probability: number) => ['INPUT', 'OUTPUT'].map((chain) =>
   `on_target iptables -A ${chain} -p tcp -m statistic --mode random --probability ${probability} -j DROP\n`).join('');
 
-/** Lines of setup: the target replies nothing for so many seconds, once a SYN to the port arrives. */
+/** Lines of setup: the target doesn't reply for that many seconds, once a SYN to the port arrives. */
 export const outage = (port: number, seconds: number) => `
   on_target iptables -A INPUT -p tcp --syn --dport ${port} -m recent --name out --rdest ! --rcheck \\
     -m recent --name out --rdest --set
   on_target iptables -A INPUT -p tcp -m recent --name out --rdest --rcheck --seconds ${seconds} -j DROP
 `;
 
-/** Lines of setup: after a burst, the target replies nothing for 3 s to a source that sends more SYNs a second. */
+/** Lines of setup: after a burst, the target ignores a source for 3 s if it sends more SYNs a second than that. */
 export const ban = (perSecond: number, burst: number) => `
   on_target iptables -A INPUT -p tcp --syn -m recent --name ban --rcheck --seconds 3 -j DROP
   on_target iptables -A INPUT -p tcp --syn -m hashlimit --hashlimit-name ban --hashlimit-mode srcip \\
     --hashlimit-above ${perSecond}/s --hashlimit-burst ${burst} -m recent --name ban --set -j DROP
 `;
 
-/** Lines of setup: a server of Node at each of the ports, on all addresses. The handler is for its connections. */
+/** Lines of setup: a Node server on each of the ports, on all addresses. The handler is for its connections. */
 export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on target', handler = '') => `
   mkfifo /run/ready
   ${where === 'here' ? '' : 'on_target '}"${process.execPath}" -e '
@@ -87,7 +87,7 @@ export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on targ
 export const onLoopback = (setup: string, commandLine: string[]) =>
   [...unshare('--net', '--mount'), 'sh', '-ec', `ip link set lo up\n${setup}\nexec "$@"`, 'sh', ...commandLine];
 
-/** The same if 54321 is the one port that the system can choose: TCP connects a socket that tries it to itself. */
+/** The same if 54321 is the one port that the system can choose: a socket that connects to it reaches itself. */
 export const selfConnecting = (commandLine: string[]) =>
   onLoopback('echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range', commandLine);
 

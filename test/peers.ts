@@ -1,4 +1,4 @@
-/** The other side of the scripts: bare sockets, which the end of the test closes. */
+/** The other side of the scripts: bare sockets, which are closed when the test ends. */
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import type { TestContext } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
@@ -11,7 +11,7 @@ export function listen(
     const connections = new Set<Socket>();
     const server = createServer({ allowHalfOpen: true }, (connection) => {
       connections.add(connection);
-      connection.on('error', () => {}); // the peer may break off; the test looks at what it printed
+      connection.on('error', () => {}); // the script may reset; the test looks at its output
       Promise.resolve(talk(connection)).catch(() => connection.destroy()); // the script notices that
     });
     server.on('error', reject);
@@ -23,14 +23,14 @@ export function listen(
   });
 }
 
-/** Listens for one connection. Resolves to the port, and to a promise of the connection. */
+/** Listens for one connection. Resolves to the port, and to a promise for the connection. */
 export async function accepted(t: TestContext): Promise<{ port: number; connection: Promise<Socket> }> {
   let accept: (connection: Socket) => void = () => {};
   const connection = new Promise<Socket>((resolve) => { accept = resolve; });
   return { port: await listen(t, (socket) => accept(socket)), connection };
 }
 
-/** A port of 127.0.0.1 at which nothing listens. It is below the ephemeral ports: the system gives it to no one. */
+/** A port of 127.0.0.1 on which nothing is listening, below the ephemeral ports, so the system never hands it out. */
 export function closedPort(): Promise<number> {
   return new Promise((resolve) => {
     const port = 15_000 + Math.floor(Math.random() * 15_000);

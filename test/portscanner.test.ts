@@ -24,7 +24,7 @@ function results(address: string, ...lines: string[]): string {
   return `Connecting to ${address}...\n${lines.map(line).join('')}`;
 }
 
-/** The lines of the ports from first to last, which are closed (or what is usual), except for some. */
+/** The lines of the ports from first to last: all are closed (or `usual`), except for the others. */
 const lines = (first: number, last: number, others: Record<number, string> = {}, usual = 'closed') =>
   Array.from({ length: last - first + 1 }, (_, at) => `${first + at} is ${others[first + at] ?? usual}`);
 
@@ -56,7 +56,7 @@ type Printing = {
   setup?: string; isOrdered?: boolean; address?: string; scanner?: typeof scan; needs?: object;
 };
 
-/** A test: a scan of the target, in the network that the setup makes, prints those lines and no error. */
+/** A test: a scan of the target, in the network that the setup creates, prints those lines and no error. */
 function prints(name: string, { args, lines: expected, setup = '', isOrdered = false, ...more }: Printing): void {
   const { address = TARGET, scanner = scan, needs = needsNetwork } = more;
   test(name, needs, async (t) => {
@@ -79,7 +79,7 @@ function fails(name: string, { commandLine, error, address, needs = LIMIT }: Fai
 
 describe('portscanner.ts', { concurrency: 8 }, () => {
   // From port 32768 on, the system also chooses the scanner's own ports.
-  prints('a scan of 10,000 ports finds just those at which a server listens', {
+  prints('a scan of 10,000 ports finds exactly those on which a server is listening', {
     setup: listenAt([28_001, 33_333, 38_000], 'here'), address: '127.0.0.1', args: '-p 28001-38000 --open',
     lines: ['28001 is open', '33333 is open', '38000 is open'],
   });
@@ -88,7 +88,7 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     ['whose host sends 100 RSTs, and then at most 200 a second', limit('OUTPUT', 'RST RST', 200), 3],
     ['whose host takes 100 SYNs, and then at most 200 a second', limit('INPUT', 'SYN,ACK SYN', 200), 3],
     ['that loses 5% of the packets each way', lossy(0.05), 1.5], // with two SYNs, some ports stay silent
-    ['whose firewall bans a source for 3 s that sends 200 SYNs, and then more than 60 a second', ban(60, 200), 3],
+    ['whose firewall bans a source for 3 s once it exceeds 60 SYNs a second after a burst of 200', ban(60, 200), 3],
   ];
   for (const [network, setup, timeout] of NETWORKS) {
     prints(`every result is right in a network ${network}`, {
@@ -101,7 +101,7 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     lines: lines(1, 2000, { 1: 'open', 1500: 'open', 2000: 'open' }),
   });
 
-  test('a port at which nothing is listening is closed, and the status is 1', LIMIT, async (t) => {
+  test('a port on which nothing is listening is closed, and the status is 1', LIMIT, async (t) => {
     const port = await closedPort();
     assert.deepEqual(await run(t, scan('--host', 'localhost', '--port', `${port}`)), {
       status: 1, stderr: '', stdout: results('127.0.0.1', `${port} is closed`),
@@ -113,10 +113,10 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     assert.equal((await run(t, scan('-H', '::1', '-p', `${port}`))).stdout, results('::1', `${port} is open`));
   });
 
-  test('the scanned server sees the connection close in order', LIMIT, async (t) => {
+  test('the scanned server sees the connection close cleanly', LIMIT, async (t) => {
     const { port, connection } = await accepted(t);
     start(t, scan('-H', '127.0.0.1', '-p', `${port}`));
-    assert.equal((await receiveAll(await connection)).length, 0); // it would reject at a reset
+    assert.equal((await receiveAll(await connection)).length, 0); // it would reject on a reset
   });
 
   const RESETS: Record<string, (connection: Socket) => unknown> = {
@@ -184,7 +184,7 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
   prints('a port has as long to reply as -t says', { // the third SYN is answered, after 2 or 3 s
     setup: listenAt([80]) + dropFirst('80', 2), args: '-p 80 -t 5', lines: ['80 is open'],
   });
-  prints('a port whose first SYN is lost has by default the time to reply to the second',
+  prints('a port whose first SYN is lost by default has time to reply to the second',
     { setup: listenAt([80]) + dropFirst('80'), args: '-p 80', lines: ['80 is open'],  });
 
   test('a reply counts if it arrived in time, even if the scanner was suspended', needsNetwork, async (t) => {
@@ -193,7 +193,7 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     while (probes(scanner) === 0) await setTimeout(10);
     signal('SIGSTOP');
     while (probes(scanner) > 0) await setTimeout(10); // the reply to the second SYN has arrived, after a second
-    await setTimeout(1000); // the time is over
+    await setTimeout(1000); // time is up
     signal('SIGCONT');
     assert.equal((await scanner.ended).stdout, results(TARGET, '80 is closed'));
   });
@@ -232,7 +232,7 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     ['an eighth in later rounds if that is more', 801, 'Math.max(1, ', 100],
   ];
   for (const [what, ports, source, most] of IN_FLIGHT) {
-    test(`at most so many probes are in flight: ${what}`, needsNetwork, async (t) => {
+    test(`at most this many probes are in flight: ${what}`, needsNetwork, async (t) => {
       const scanner = source ? scanWith('Math.max(1024, ', source) : scan;
       const args = ['-H', TARGET, '-p', `1-${ports}`, '-t', source ? '1' : '3', '--open'];
       const setup = rule(source ? '2:65535' : '1:65535', 'DROP');
@@ -258,7 +258,7 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     commandLine: scanInjected('socket', 'error=EMFILE')('-H', '127.0.0.1', '-p', '1-9'), address: '127.0.0.1',
     error: NO_SOCKET, needs: needsStrace,
   });
-  fails('an error of this machine ends the scan at once, even if a port is silent', {
+  fails('a local error ends the scan at once, even if a port is silent', {
     commandLine: inNetwork(rule('80', 'DROP'),
       scanInjected('connect', 'error=EADDRNOTAVAIL:when=2')('-H', TARGET, '-p', '80-81', '-t', '3600')),
     address: TARGET, error: `connect EADDRNOTAVAIL ${TARGET}:81 - Local (0.0.0.0:0)`, needs: needsBoth,
@@ -273,7 +273,7 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
   });
 
   for (const [what, stderr] of [['follows the results', 'same pipe'], ['is reported once', 'file']] as const) {
-    test(`an error of many probes while stdout is blocked ${what}`, needsOffline, async (t) => {
+    test(`an error shared by many probes while stdout is blocked ${what}`, needsOffline, async (t) => {
       const failed = join(scratch(t), 'failed');
       const mark = `else { require('node:fs').writeFileSync('${failed}', ''); reject(error); }`;
       const scanner = scanWith('else reject(error);', mark)('-H', '192.0.2.1', '-p', '1-5000');
@@ -326,7 +326,7 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
   const LONG = `${'x'.repeat(64)}.test`; // a label of 64 characters is refused before a name server is asked
   fails('a host without an address ends the scan with status 2',
     { commandLine: scan('-H', LONG, '-p', '80'), error: `getaddrinfo ENOTFOUND ${LONG}`,  });
-  fails('a newline in a host does not make two lines of the error',
+  fails('a newline in a host does not split the error in two',
     { commandLine: scan('-H', `a\n${LONG}`, '-p', '80'), error: `getaddrinfo ENOTFOUND a\\n${LONG}`,  });
 
   const needsHosts = { ...LIMIT, skip: noOffline() || noMountedHosts() };
@@ -373,11 +373,11 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
   const noPort = (ports: string, part = ports): [string[], string] =>
     [[...PORT, ports], `-p needs ports from 1 to 65535 or ranges such as 8000-8100, got "${part}"`];
   const noTimeout = (seconds: string): [string[], string] =>
-    [[...BOTH, '-t', seconds], `-t needs seconds above 0 and up to 3600, such as 0.5, got "${seconds}"`];
+    [[...BOTH, '-t', seconds], `-t needs a number of seconds above 0 and at most 3600, got "${seconds}"`];
   const REFUSED: Record<string, [args: string[], message: string][]> = {
     'a scan without a host or without ports': [
-      [['-p', '80'], 'both -H and -p are needed'],
-      [['-H', 'localhost'], 'both -H and -p are needed'],
+      [['-p', '80'], 'both -H and -p are required'],
+      [['-H', 'localhost'], 'both -H and -p are required'],
     ],
     'what looks like a number but is not an IP address':
       ['192.168.1.010', '192.168.1', '127.1', '0x7F.1', '8080', 'a.0xf', '127。1'].map((host) => noHost(host)),

@@ -39,7 +39,7 @@ function rowsOf(script: string): string[][] {
 /** The system calls of a script, in order, as the table lists them. */
 const listedCalls = (script: string) => rowsOf(script).flatMap(([, calls]) => codes(calls));
 
-// The examples: each block of console is one, run as it is printed.
+// The examples: each `console` block is one, run as it is printed.
 
 const isTcpdump = ([terminal]: Terminal[]) => terminal?.[0]?.command.startsWith('tcpdump');
 
@@ -77,11 +77,11 @@ function cannotTry(command: string): string | false {
   return command.startsWith('bash') && cannotRun('bash', '-c', 'true');
 }
 
-// In /proc/net/tcp: a socket that listens on port 54321, and one of it for which six bytes (and a FIN) have arrived.
+// In /proc/net/tcp: a socket that is listening on port 54321, and a connection to it with six bytes (and a FIN) unread.
 const LISTENING = / [\dA-F]{8}:D431 0{8}:0000 0A /;
 const ARRIVED = /:D431 [\dA-F]{8}:[\dA-F]{4} 0\d 0{8}:0000000[67] /;
 
-/** A network namespace in which 54321 is free: the command line that enters it, its ports, and its end. */
+/** A network namespace in which 54321 is free: how to enter it, how to list its sockets, and how to leave it. */
 async function ownNetwork(t: TestContext) {
   const holder = start(t, [...unshare('--net'), 'sh', '-c', 'ip link set lo up && echo $$ && exec sleep 300']);
   const [pid] = await holder.printed(/^\d+(?=\n)/);
@@ -165,7 +165,7 @@ describe("the README's examples", { concurrency: 3 }, () => {
   }
 });
 
-test('the change that serves clients until Ctrl-C does so', { ...LIMIT, skip: noOwnNetwork }, async (t) => {
+test('the change on the page keeps the server going until Ctrl-C', { ...LIMIT, skip: noOwnNetwork }, async (t) => {
   const [before = '', after = ''] = (blocks('diff')[0] ?? '').split('\n').map((line) => line.slice(3, -1)); // no ;
   const { enter, leave } = await ownNetwork(t);
   const server = start(t, [...enter, ...edited('server.ts', before, after)]);
@@ -179,7 +179,7 @@ test('the change that serves clients until Ctrl-C does so', { ...LIMIT, skip: no
   await leave();
 });
 
-test('every block of code is of a kind that is tested, but for pictures', () => {
+test('every block of code is of a kind that is tested, except diagrams', () => {
   const kinds = BLOCKS.map(({ language }) => language).filter((language) => language !== 'console');
   assert.deepEqual(kinds, ['sh', 'text', 'text', 'python', 'text', 'diff', 'sh']);
 });
@@ -190,7 +190,7 @@ test('the quick start is two commands: one runs an example, one runs the tests',
 
 // The Python original: each half talks with ours, and both print what ours print.
 
-/** The output on the page of the command at its first place. */
+/** The output that the page shows for the command. */
 const documented = (command: string) =>
   EXAMPLES.flat(2).find((typed) => typed.command === command && typed.output.includes('Hello'))?.output ?? '';
 const [imports = '', ...PYTHON] = (blocks('python')[0] ?? '').split(/^# .*\.py\n/m);
@@ -283,7 +283,7 @@ test('the codes that the README explains are codes that Node knows', () => {
 });
 
 for (const page of ['README.md', 'test/README.md']) {
-  test(`the links of ${page} lead somewhere`, () => {
+  test(`no link of ${page} is broken`, () => {
     const text = readFileSync(page, 'utf8');
     const anchors = [...text.matchAll(/^#+ (.*)$/gm)]
       .map(([, title = '']) => `#${title.toLowerCase().replace(/[^\w -]/g, '').replaceAll(' ', '-')}`);

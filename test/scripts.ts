@@ -1,4 +1,4 @@
-/** What the tests share: it starts the real scripts, reads what they print, and stops what is left of them. */
+/** What the tests share: it starts the real scripts, reads what they print, and stops whatever is still running. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync, type StdioOptions } from 'node:child_process';
 import { once } from 'node:events';
@@ -20,7 +20,7 @@ if (process.platform === 'win32') {
 
 /** A test that hangs fails after this many milliseconds, and what it started is stopped. */
 export const LIMIT = { timeout: 30_000 };
-export const PATIENCE = { timeout: 120_000 }; // for what takes long on a busy machine, such as npx
+export const PATIENCE = { timeout: 120_000 }; // for things that take long on a busy machine, such as npx
 
 /** What a program left behind when it ended. The status is null if a signal ended it. */
 export type Ended = { status: number | null; stdout: string; stderr: string };
@@ -38,11 +38,11 @@ export const VISIBLE = RAW.replace(/[\0\b\v\f\r\x1b\x1f\x7f\x80\x9f\u202a\u202e\
 /** The command line that runs a script as documented. */
 export const npx = (script: string, ...args: string[]) => ['npx', 'ts-node', script, ...args];
 
-/** The same without npx, which takes half the time. */
+/** The same without npx, in half the time. */
 export const tsNode = (script: string, ...args: string[]) =>
   [process.execPath, 'node_modules/ts-node/dist/bin.js', script, ...args];
 
-/** The same for a compiled script, which takes a quarter of that. */
+/** The same for a compiled script, in a quarter of that time. */
 export const node = (script: string, ...args: string[]) => [process.execPath, compiled(script), ...args];
 
 /** The same for a script in which one piece of source is replaced by another, as a learner would edit it. */
@@ -72,7 +72,7 @@ export function compile(script: string, file: string, edit = (source: string) =>
 
 /** The source with one piece of it replaced, which must occur once. */
 export function replaceOnce(source: string, before: string, after: string): string {
-  if (before !== '') assert.equal(source.split(before).length, 2, `the source does not have this once: ${before}`);
+  if (before !== '') assert.equal(source.split(before).length, 2, `the source must contain this once: ${before}`);
   return source.replace(before, () => after);
 }
 
@@ -100,7 +100,7 @@ export function launch(commandLine: string[], stdio: StdioOptions, env: NodeJS.P
 // All ts-node processes of a folder share a file of compiled code. V8 crashes if one reads it while another writes it.
 const NO_CACHE = { DISABLE_V8_COMPILE_CACHE: '1' };
 
-/** Starts a command line, and keeps what it prints. The test's end stops it. */
+/** Starts a command line, and keeps what it prints. It is stopped when the test ends. */
 export function start(t: TestContext, commandLine: string[], env: NodeJS.ProcessEnv = {}): Running {
   const child = launch(commandLine, ['ignore', 'pipe', 'pipe'], { ...NO_CACHE, ...env });
   let stdout = '';
@@ -112,7 +112,7 @@ export function start(t: TestContext, commandLine: string[], env: NodeJS.Process
     child.on('error', reject);
     child.on('close', (status) => resolve({ status, stdout, stderr }));
   });
-  ended.catch(() => {}); // a test that has failed before need not hear of it
+  ended.catch(() => {}); // ignored if the test has already failed
 
   t.after(async () => {
     if (!running.has(child)) return;
@@ -187,7 +187,7 @@ export function scratch(t: TestContext): string {
 export const unshare = (...namespaces: string[]) =>
   ['unshare', ...(process.getuid?.() === 0 ? [] : ['--map-root-user']), ...namespaces];
 
-/** What cannotRun() has found, by the command line. */
+/** The results of cannotRun(), by command line. */
 const tried = new Map<string, string | false>();
 
 /** For the `skip` of a test: why the command line can't be run here, in words, or false if it can. It is tried once. */
@@ -212,9 +212,9 @@ export const strace = (call: string, injected: string, commandLine: string[]) =>
   ...commandLine,
 ];
 
-// For the `skip` of a test: each tells in words what is missing here, or is false.
+// For the `skip` of a test: each is what is missing here, or false.
 export const noStrace = () => cannotRun('strace', '-f', '--seccomp-bpf', 'true');
-export const noNc = () => cannotRun('sh', '-c', 'nc -h 2>&1 | grep -q OpenBSD') && 'there is no nc of OpenBSD';
+export const noNc = () => cannotRun('sh', '-c', 'nc -h 2>&1 | grep -q OpenBSD') && "OpenBSD's nc is not here";
 export const noProc = () => !existsSync('/proc/self/fd') && 'there is no /proc';
 export const noFullDisk = () => !existsSync('/dev/full') && 'there is no /dev/full';
 export const noMountedHosts = () => cannotRun(...unshare('--mount'), 'mount', '--bind', '/etc/hosts', '/etc/hosts');
@@ -225,7 +225,7 @@ export const noIPv6 = () =>
 /** The command line, with a full disk as its stdout. */
 export const onFullDisk = (commandLine: string[]) => ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...commandLine];
 
-/** Resolves when the program has no socket open any more. */
+/** Resolves when the program no longer has a socket open. */
 export async function noSocketOf({ pid }: ChildProcess): Promise<void> {
   const target = (file: string) => { try { return readlinkSync(`/proc/${pid}/fd/${file}`); } catch { return ''; } };
   while (readdirSync(`/proc/${pid}/fd`).some((file) => target(file).startsWith('socket:'))) await setTimeout(10);

@@ -28,7 +28,7 @@ const afterConnection = (stdout: string) => stdout.replace(/^.*\n.*\n/, '');
 /** Asserts that the server ended by itself: no error, and its last line printed once, on a line of its own. */
 function assertEnded({ status, stdout, stderr }: Ended): void {
   assert.deepEqual({ status, stderr }, { status: 0, stderr: '' });
-  assert.equal(stdout.indexOf(`\n${BYE}`), stdout.length - BYE.length - 1, 'it does not end with the last line, once');
+  assert.equal(stdout.indexOf(`\n${BYE}`), stdout.length - BYE.length - 1, 'it must end with the last line, once');
 }
 
 /** Asserts that the server has lost the connection, says so, and doesn't say Bye. */
@@ -90,7 +90,7 @@ describe('server.ts', { concurrency: 4 }, () => {
     ['a byte order mark is shown', ['\ufeffa'], ['\ufeffa']],
     ['what is not UTF-8 is shown as U+FFFD', [Buffer.from('61ff62', 'hex')], ['a\ufffdb']],
     ['an incomplete character at EOF is shown as U+FFFD', [Buffer.from('61e282', 'hex')], ['a', '\ufffd']],
-    ['what controls a terminal is escaped, unlike its neighbours, newline and tab', [RAW], [VISIBLE]],
+    ['what controls a terminal is escaped; newline, tab and adjacent characters are not', [RAW], [VISIBLE]],
   ];
   for (const [what, sent, printed] of DATA) {
     test(what, LIMIT, async (t) => {
@@ -129,7 +129,7 @@ describe('server.ts', { concurrency: 4 }, () => {
       const before = peakMemory(server.process);
       if (who.startsWith('stdout')) server.process.stdout?.pause();
       if (who.startsWith('stdout')) client.resume();
-      else server.process.stdout?.removeAllListeners('data').resume(); // not to keep all that is printed
+      else server.process.stdout?.removeAllListeners('data').resume(); // so as not to keep all that is printed
       assert.ok(await takenFrom(client) < OFFERED, 'the server took all of it');
       server.process.stdout?.removeAllListeners('data').resume();
       client.resume();
@@ -183,7 +183,7 @@ describe('server.ts', { concurrency: 4 }, () => {
 
   const RESETS: [when: string, prepare: (client: Socket, server: Running) => Promise<unknown>][] = [
     ['before it sends', async () => {}],
-    ['while its bytes are on the way', (client) => (client.write('x'.repeat(16 << 20)), once(client, 'data'))],
+    ['while its bytes are in transit', (client) => (client.write('x'.repeat(16 << 20)), once(client, 'data'))],
     ['with the echo unread', (client, server) => (client.pause().write('Hello'), server.printed(/Hello/))],
     ['while it is held back', (client) => takenFrom(client)],
     ['after its FIN', async (client, { process }) => {
@@ -209,7 +209,7 @@ describe('server.ts', { concurrency: 4 }, () => {
       const port = await closedPort();
       const { program, read, leave } = intoPipe(t, node('server.ts', '127.0.0.1', `${port}`), stderr);
       (await dialSoon(t, port)).resetAndDestroy();
-      await noSocketOf(program); // so it knows of the reset
+      await noSocketOf(program); // so it knows about the reset
       const output = stderr === 'file' ? await leave() : (await read()).replace(/^Server .*\nIncoming .*\n/, '');
       assert.match(output, LOST);
       assert.equal(program.exitCode, 1);
@@ -220,7 +220,7 @@ describe('server.ts', { concurrency: 4 }, () => {
     const { server, client } = await serve(t);
     await server.printed(/Incoming connection/);
     server.process.stdout?.destroy();
-    await receiveAll(client.end('Hello World!')).catch(() => {}); // what the client gets depends on the moment
+    await receiveAll(client.end('Hello World!')).catch(() => {}); // what the client gets depends on timing
     assert.deepEqual({ ...await server.ended, stdout: '' }, { status: 1, stdout: '', stderr: '' });
   });
 
@@ -248,7 +248,7 @@ describe('server.ts', { concurrency: 4 }, () => {
     server.process.stdout?.resume();
   });
 
-  test('SIGTERM ends a server that is waiting for a name server, by the signal', on(noNameServer()), async (t) => {
+  test('SIGTERM kills a server that is waiting for a name server', on(noNameServer()), async (t) => {
     const server = start(t, withSilentNameServer(node('server.ts', 'example.test', '0'), 12));
     const sockets = `/proc/${server.process.pid}/net/udp`;
     while (!existsSync(sockets) || !readFileSync(sockets, 'utf8').includes(':0035 ')) await setTimeout(10); // port 53

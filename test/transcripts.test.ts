@@ -41,7 +41,7 @@ async function asDocumented(t: TestContext, wrap: typeof npx, env: NodeJS.Proces
 
 test('the documented commands print the documented lines', PATIENCE, (t) => asDocumented(t, npx));
 
-test('the documented scan of an open port says so', LIMIT, async (t) => {
+test('the documented scan of an open port reports it open', LIMIT, async (t) => {
   await listen(t, (connection) => connection.end(), '127.0.0.1', PORT);
   assert.deepEqual(await run(t, node(...SCAN)), {
     status: 0, stderr: '', stdout: 'Connecting to 127.0.0.1...\n[OK] TCP port 54321 is open\n',
@@ -49,16 +49,16 @@ test('the documented scan of an open port says so', LIMIT, async (t) => {
 });
 
 const noEnvS = cannotRun('/usr/bin/env', '-S', 'true') && 'env has no -S, which the first line of the scripts needs';
-test('the scripts run as programs by themselves', { ...PATIENCE, skip: noEnvS }, async (t) => {
+test('the scripts can be executed directly', { ...PATIENCE, skip: noEnvS }, async (t) => {
   const [script, ...args] = SCAN;
   assert.match((await run(t, [`./${script}`, ...args])).stdout, /TCP port 54321 is closed/);
   for (const other of ['server.ts', 'client.ts']) {
     assert.equal(readFileSync(other, 'utf8').split('\n')[0], readFileSync(script, 'utf8').split('\n')[0]);
-    accessSync(other, constants.X_OK); // it throws without the run bit
+    accessSync(other, constants.X_OK); // it throws without the execute bit
   }
 });
 
-// Node strips types by itself from 22.18 and 23.6 on. It may warn that this is an experiment.
+// Node strips types by itself from 22.18 and 23.6 on. It may warn that this is experimental.
 if ('typescript' in process.features && process.features.typescript) {
   test('the scripts run on Node without ts-node', LIMIT, (t) =>
     asDocumented(t, (script, ...args) => [process.execPath, script, ...args], { NODE_NO_WARNINGS: '1' }));
