@@ -13,7 +13,7 @@
  *     Connection closed.
  *
  * Comments such as connect() name calls in Python's socket module. Left out on
- * purpose: more messages; retrying; a total time limit; bytes after the echo.
+ * purpose: more messages; retrying; a total time limit; bytes later than the echo.
  */
 import { isIP, Socket } from 'node:net';
 
@@ -47,18 +47,19 @@ async function talk(host: string, port: number, message: Buffer): Promise<void> 
   if (!reply.equals(message)) throw new EchoError('the reply differs from the message');
 }
 
-/** settimeout(): gives up if nothing happens for TIMEOUT, once the host has been looked up. */
+/** settimeout(): gives up after TIMEOUT seconds. (The lookup of the host has its own limit.) */
 function giveUpIfSilent(connection: Socket, server: string): void {
   connection.on('connectionAttempt', () => connection.setTimeout(TIMEOUT * 1000));
   connection.on('timeout', () => {
-    const { connecting: wasConnecting, bytesRead: bytesBefore } = connection;
-    setImmediate(() => { // after Ctrl-Z and fg, Node first reads what has arrived
-      if (connection.connecting !== wasConnecting || connection.bytesRead !== bytesBefore) return;
+    const { connecting, bytesRead } = connection;
+    setImmediate(() => { // after Ctrl-Z and fg, a reply may be waiting: Node reads it first
+      if (connection.connecting !== connecting || connection.bytesRead !== bytesRead) return;
       connection.destroy(new EchoError(`nothing arrived from ${server} for ${TIMEOUT} s`));
     });
   });
 }
 
+// So much for TCP. The rest is arguments, escaping and errors.
 class EchoError extends Error {}
 class UsageError extends Error {}
 const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
@@ -70,8 +71,8 @@ const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
 async function main(args: string[]): Promise<void> {
   const [host = HOST, port = String(PORT), message = MESSAGE, unexpected] = args;
   if (host === '-h' || host === '--help') return console.log(USAGE);
-  // The system would read 192.168.1 as 192.168.0.1, so a name must not look like a number.
-  const isNumeric = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host) || !/\p{L}/u.test(host); // no letter
+  // The system would read 127.1 as 127.0.0.1, so a name must not end in a number, or have no letter.
+  const isNumeric = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host) || !/\p{L}/u.test(host);
   if (host.startsWith('-') || (isNumeric && !isIP(host)))
     throw new UsageError(`"${host}" is neither a host name nor an IP address`);
   if (!/^[1-9]\d{0,4}$/.test(port) || Number(port) > 65535)
@@ -81,18 +82,17 @@ async function main(args: string[]): Promise<void> {
   await talk(host, Number(port), Buffer.from(message));
 }
 
-/** Escapes what could control the terminal, as in \u{1b}. Keeps tab and newline. */
+/** Escapes control characters (ASCII's, DEL, C1's, text direction's) as \u{1b}, but not tab and newline. */
 function visible(text: string): string {
-  // control characters (ASCII, DEL, C1), and those that reverse text
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
     (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 }
 
-/** Reports the error that ends the program. Ends with status 1, or 2 for a usage error. */
+/** Reports the error, then exits with status 2 if the usage was wrong, and else with 1. */
 function fail(error: NodeJS.ErrnoException): void {
   let report = `client.ts: ${visible(error.message).replaceAll('\n', '\\n')}\n`;
   if (error instanceof UsageError) report += `${USAGE}\n`;
-  else if (!(error instanceof EchoError || error.syscall)) report = `${error.stack}\n`; // a bug
+  else if (!(error instanceof EchoError || error.syscall)) report = `${error.stack}\n`; // so it's a bug
   process.stdout.write('', () => { // wait for earlier output, which exit() would discard
     process.stderr.write(report, () => process.exit(error instanceof UsageError ? 2 : 1));
   });

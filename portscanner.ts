@@ -11,6 +11,7 @@
  *
  * If some ports reply and others don't, the silent ones are probed again, until a
  * round brings no reply, since packets get lost. What is silent then is filtered.
+ * The exit status is 0 if a port is open, 1 if none is, and 2 after an error.
  * Comments such as connect() name calls in Python's socket module. Left out on
  * purpose: more than one host; printing in order; UDP; raw packets.
  */
@@ -25,7 +26,7 @@ async function scan(host: string, ports: number[], timeoutSeconds: number, openO
   const address = await addressOf(host); // gethostbyname()
   console.log(`Connecting to ${address}...`);
   const count = { open: 0, closed: 0, filtered: 0 };
-  const report = (port: number, state: 'open' | 'closed' | 'filtered') => {
+  const report = (port: number, state: keyof typeof count) => {
     count[state]++;
     if (state === 'open') console.log(`[OK] TCP port ${port} is open`);
     else if (!openOnly) console.log(`[FAILED] TCP port ${port} is ${state}`);
@@ -37,7 +38,7 @@ async function scan(host: string, ports: number[], timeoutSeconds: number, openO
   };
   if (ports.length > 1) showProgress(() => `${count.open + count.closed}/${ports.length}`);
   for (const port of await probeAll(ports, probeAndReport)) report(port, 'filtered');
-  process.exitCode = count.open > 0 ? 0 : 1; // fail() exits with 2
+  process.exitCode = count.open > 0 ? 0 : 1;
 }
 
 /**
@@ -61,14 +62,14 @@ function probe(address: string, port: number, timeoutSeconds: number): Promise<O
     socket.setTimeout(timeoutSeconds * 1000);
     socket.on('timeout', () => setImmediate(() => settle('silent')));
     // If nothing is listening, and the system picks this very port as our own, TCP connects our socket to itself.
-    const isItself = () => socket.localPort === port && socket.localAddress === socket.remoteAddress;
-    socket.on('connect', () => settle(isItself() ? 'closed' : 'open'));
+    const isSelf = () => socket.localPort === port && socket.localAddress === socket.remoteAddress;
+    socket.on('connect', () => settle(isSelf() ? 'closed' : 'open'));
 
     // connect() failed after the SYN: this is the reply, or the lack of one. (Node.js 20.12 and later.)
     socket.on('connectionAttemptFailed', (_address, _port, _family, { code = '' }: NodeJS.ErrnoException) => {
       if (code === 'EADDRINUSE') return; // Windows has no local port left: 'error' follows
       if (code === 'ECONNREFUSED') settle('closed');
-      else if (['ECONNRESET', 'EPIPE'].includes(code)) settle('open'); // it accepted, and reset
+      else if (['ECONNRESET', 'EPIPE'].includes(code)) settle('open'); // a SYN-ACK, then an RST
       else settle('silent');
     });
 
@@ -85,8 +86,8 @@ function probe(address: string, port: number, timeoutSeconds: number): Promise<O
 function addressOf(host: string): Promise<string> {
   return new Promise((resolve, reject) => {
     if (isIP(host)) return resolve(host);
-    // The scripts share no module but node:net, and that looks up names only as a part of connect(). It reports the
-    // address before it sends anything, and there we abort it, so the port doesn't matter.
+    // node:net looks up names only as a part of connect(). (Our scripts share no other module.) It reports the address
+    // before it sends anything, and there we abort it, so the port doesn't matter.
     const socket = new Socket();
     socket.connect({ host, port: 1, family: 4 }); // AF_INET
     socket.on('lookup', (error, address) => {
@@ -97,7 +98,7 @@ function addressOf(host: string): Promise<string> {
   });
 }
 
-// That is how one port is scanned. The rest is about many ports, lost packets, and the command line.
+// So much for one port. The rest is about many ports, lost packets, and the command line.
 
 /** Probes all ports, then the silent ones again, until a whole round brings no reply. Resolves to the silent ones. */
 async function probeAll(ports: number[], probePort: Probe): Promise<number[]> {
@@ -107,7 +108,7 @@ async function probeAll(ports: number[], probePort: Probe): Promise<number[]> {
     const before = silent.length;
     silent = await probeRound(silent, inFlight, probePort);
     if (silent.length === before) break; // nothing has replied, or nothing is silent
-    // Go slower, as the flood itself may have caused the loss, but keep a round to about eight timeouts.
+    // Go slower, as the flood itself may have caused the loss: an eighth at a time, but 1,024 at least.
     inFlight = Math.min(inFlight, Math.max(1024, Math.ceil(silent.length / 8)));
   }
   return silent;
@@ -117,27 +118,27 @@ async function probeAll(ports: number[], probePort: Probe): Promise<number[]> {
 async function probeRound(ports: number[], inFlight: number, probePort: Probe): Promise<number[]> {
   const waiting = [...ports].reverse(); // pop() takes the next port; shift() would be slow
   const silent: number[] = [];
-  const nextTurn = () => new Promise<void>((resolve) => setImmediate(resolve)); // Node handles replies first
+  const nextTurn = () => new Promise<void>((resolve) => setImmediate(resolve)); // of Node's event loop
   let turn = nextTurn();
 
   /** A worker: probes one port after another until none is waiting, or the system has no socket for it. */
   const work = async () => {
     while (waiting.length > 0) {
       const port = waiting.pop() as number;
-      if (waiting.length % 64 === 0) turn = turn.then(nextTurn); // 64 probes a turn
+      if (waiting.length % 64 === 0) turn = turn.then(nextTurn); // every 64 probes, Node handles replies
       await turn;
       const outcome = await probePort(port);
       if (outcome === 'silent') silent.push(port);
       if (outcome === 'no socket') { waiting.push(port); return; } // another worker takes it
     }
   };
-  // Promise.all fails as soon as one worker does. (It must get all of them before that.)
+  // Promise.all gets all workers at once: it rejects at the first failure, and takes care of the others.
   await Promise.all(Array.from({ length: Math.min(inFlight, ports.length) }, work));
   if (waiting.length > 0) throw new ScanError('the system has no socket for a probe (see "ulimit -n")');
   return silent;
 }
 
-/** Shows on the terminal how far the scan has got. A result is a longer line, and overwrites this one. */
+/** Shows on the terminal how many ports have replied. A result is a longer line, and overwrites this one. */
 function showProgress(progress: () => string): void {
   if (!process.stdout.isTTY || !process.stderr.isTTY) return;
   setInterval(() => process.stderr.write(`\x1b[K${progress()}\r`), 100).unref();
@@ -167,8 +168,8 @@ async function main(args: string[]): Promise<void> {
   const hint = /^\d/.test(`${unexpected}`) ? '; separate ports with commas' : '';
   if (unexpected !== undefined) throw new UsageError(`unexpected argument "${unexpected}"${hint}`);
   if (host === undefined || port === undefined) throw new UsageError('both -H and -p are required');
-  // The system would read 192.168.1 as 192.168.0.1, so a name must not look like a number.
-  const isNumeric = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host) || !/\p{L}/u.test(host); // no letter
+  // The system would read 127.1 as 127.0.0.1, so a name must not end in a number, or have no letter.
+  const isNumeric = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host) || !/\p{L}/u.test(host);
   if (host.startsWith('-') || (isNumeric && !isIP(host)))
     throw new UsageError(`-H needs a host name or IP address, got "${host}"`);
   if (!/^(\d+|\d*\.\d+)$/.test(timeout) || Number(timeout) === 0 || Number(timeout) > 3600)
@@ -190,14 +191,13 @@ function parsePorts(list: string): number[] {
   return [...ports];
 }
 
-/** Escapes what could control the terminal, as in \u{1b}. Keeps tab and newline. */
+/** Escapes control characters (ASCII's, DEL, C1's, text direction's) as \u{1b}, but not tab and newline. */
 function visible(text: string): string {
-  // control characters (ASCII, DEL, C1), and those that reverse text
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
     (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 }
 
-/** Reports the error that ends the program. Ends the program with status 2. */
+/** Reports the error, then exits with status 2. */
 function fail(error: NodeJS.ErrnoException): void {
   let report = `portscanner.ts: ${visible(error.message).replaceAll('\n', '\\n')}\n`;
   if (error instanceof UsageError) report += `${USAGE}\n`;
@@ -211,5 +211,5 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') console.error(`portscanner.ts: ${error.message}`); // EPIPE: its reader has gone
   process.exit(2);
 });
-process.on('uncaughtException', (error) => { console.error(error.stack); process.exit(2); }); // a bug in a callback
+process.on('uncaughtException', (error) => { console.error(error.stack); process.exit(2); }); // bugs in callbacks
 main(process.argv.slice(2)).catch(fail);

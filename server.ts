@@ -24,15 +24,15 @@ import { StringDecoder } from 'node:string_decoder';
 const HOST = 'localhost';
 const PORT = 54321;
 const BACKLOG = 1; // connections that may wait for accept(); Linux lets one more wait
-const LAST_LINE = 'Server is shutting down. Bye!';
+const GOODBYE = 'Server is shutting down. Bye!';
 
 /** Waits for a client, and serves it until it stops sending. Throws on any failure. */
 async function serve(host: string, port: number): Promise<void> {
-  const { address } = await lookup(host, { family: 4 }); // AF_INET: looks a name up as IPv4
-  const server = createServer({ allowHalfOpen: true }); // when the client stops sending, we still can
+  const { address } = await lookup(host, { family: 4 }); // AF_INET: listen() might take ::1 for localhost
+  const server = createServer({ allowHalfOpen: true }); // lets us send after the client's FIN
   server.listen({ host: address, port, backlog: BACKLOG }); // socket(), bind(), listen()
   await once(server, 'listening'); // throws if the port is in use, for instance
-  process.on('SIGINT', endAtSignal).on('SIGTERM', endAtSignal); // on Ctrl-C and kill(1)
+  process.on('SIGINT', endAtSignal).on('SIGTERM', endAtSignal); // Ctrl-C and kill(1)
   const bound = server.address() as AddressInfo; // if port is 0, the system has chosen one
   console.log(`Server started on ${host}, listening on TCP port ${bound.port}`);
   const [connection] = await once(server, 'connection') as [Socket]; // accept()
@@ -43,22 +43,22 @@ async function serve(host: string, port: number): Promise<void> {
     await printReceived(decoder.write(received)); // decode(), print()
     await sendAll(connection, received); // sendall()
   } // close(): when the loop ends, Node closes the connection
-  await printReceived(decoder.end()); // an incomplete character, as \ufffd
-  console.log(LAST_LINE);
+  await printReceived(decoder.end()); // if the data ended within a character, this is \ufffd
+  console.log(GOODBYE);
 }
 
 /** print(): waits until stdout has taken the line. If its reader is slow, we receive slowly, too. */
 async function printReceived(text: string): Promise<void> {
   if (text === '') return; // no character is complete yet
   const line = `Received following data: ${visible(text)}\n`;
-  await new Promise((resolve) => process.stdout.write(line, resolve)); // for errors, see the end
+  await new Promise((resolve) => process.stdout.write(line, resolve)); // a failure is handled at the end
 }
 
 /** sendall(): waits until the system has taken the bytes. A slow client delays that. */
 function sendAll(connection: Socket, bytes: Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     connection.write(bytes, (error) => {
-      if (error) reject(connection.errored ?? error); // errored: the original failure, if there is one
+      if (error) reject(connection.errored ?? error); // errored: why the connection was lost before
       else resolve();
     });
   });
@@ -71,12 +71,13 @@ function peerOf(connection: Socket): string {
   return `${address}:${remotePort}`;
 }
 
-/** Ends the server at once, with status 0. The system closes its sockets. */
+/** Ends the server at once, with status 0: a signal is the usual way. The system closes its sockets. */
 function endAtSignal(): void {
-  console.log(LAST_LINE);
+  console.log(GOODBYE);
   process.exit();
 }
 
+// So much for TCP. The rest is arguments, escaping and errors.
 class UsageError extends Error {}
 const USAGE = `Usage: npx ts-node server.ts [host] [port]
   host  address or name (looked up as IPv4) to listen on; '' for every IPv4 address (default: ${HOST})
@@ -86,8 +87,8 @@ const USAGE = `Usage: npx ts-node server.ts [host] [port]
 async function main(args: string[]): Promise<void> {
   const [host = HOST, port = String(PORT), unexpected] = args;
   if (host === '-h' || host === '--help') return console.log(USAGE);
-  // The system would read 192.168.1 as 192.168.0.1, so a name must not look like a number.
-  const isNumeric = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host) || !/\p{L}/u.test(host); // no letter
+  // The system would read 127.1 as 127.0.0.1, so a name must not end in a number, or have no letter.
+  const isNumeric = /(^|\.)(\d+|0x[\da-f]+)$/i.test(host) || !/\p{L}/u.test(host);
   if (host.startsWith('-') || (host !== '' && isNumeric && !isIP(host)))
     throw new UsageError(`"${host}" is neither a host name nor an IP address`);
   if (!/^\d{1,5}$/.test(port) || Number(port) > 65535)
@@ -96,14 +97,13 @@ async function main(args: string[]): Promise<void> {
   await serve(host || '0.0.0.0', Number(port)); // '' means every IPv4 address, as in bind()
 }
 
-/** Escapes what could control the terminal, as in \u{1b}. Keeps tab and newline. */
+/** Escapes control characters (ASCII's, DEL, C1's, text direction's) as \u{1b}, but not tab and newline. */
 function visible(text: string): string {
-  // control characters (ASCII, DEL, C1), and those that reverse text
   return text.replace(/[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g,
     (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 }
 
-/** Reports the error that ends the program. Ends with status 1, or 2 for a usage error. */
+/** Reports the error, then exits with status 2 if the usage was wrong, and else with 1. */
 function fail(error: NodeJS.ErrnoException): void {
   let report = `server.ts: ${visible(error.message).replaceAll('\n', '\\n')}\n`;
   if (error instanceof UsageError) report += `${USAGE}\n`;

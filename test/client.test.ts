@@ -176,7 +176,6 @@ describe('client.ts', { concurrency: 4 }, () => {
     assert.equal((await run(t, client(port))).stdout, conversation(port, VISIBLE));
   });
 
-  const NO_NAME = `${'x'.repeat(64)}.test`; // it has more than 63 characters: no name server is asked
   const UNREACHABLE: [what: string, commandLine: string[], error: string | RegExp, skip?: string | false][] = [
     ['a host that does not exist', inNetwork(QUICK_ARP, node('client.ts', ABSENT, '80')),
       `connect EHOSTUNREACH ${ABSENT}:80`, noNetwork()],
@@ -184,8 +183,6 @@ describe('client.ts', { concurrency: 4 }, () => {
       `nothing arrived from ${TARGET} port 80 for 1 s`, noNetwork()],
     ['a network without a route', offline(node('client.ts', '192.0.2.1', '80')),
       'connect ENETUNREACH 192.0.2.1:80 - Local (0.0.0.0:0)', noOffline()],
-    ['port 1 of an unknown name', node('client.ts', NO_NAME, '1'), `getaddrinfo ENOTFOUND ${NO_NAME}`],
-    ['port 65535 of an unknown name', node('client.ts', NO_NAME, '65535'), `getaddrinfo ENOTFOUND ${NO_NAME}`],
     ['a lookup that fails after more than the timeout', withSilentNameServer(withTimeout(1, 80, HELLO, 'example.test')),
       'getaddrinfo EAI_AGAIN example.test', noNameServer()],
     ['the client connecting to itself', selfConnecting(node('client.ts')),
@@ -243,32 +240,5 @@ describe('client.ts', { concurrency: 4 }, () => {
     const { status, stderr } = await run(t, mistaken);
     assert.match(stderr, /^TypeError: connection\.wriet is not a function\n +at talk \(.+:\d+:\d+\)\n/);
     assert.equal(status, 1);
-  });
-
-  const USAGE = `Usage: npx ts-node client.ts [host] [port] [message]
-  host     address or name (looked up as IPv4) of the server (default: localhost)
-  port     1 to 65535 (default: 54321)
-  message  any text, sent as UTF-8 (default: Hello World!)\n`;
-
-  test('-h and --help print the usage', LIMIT, async (t) => {
-    for (const option of ['-h', '--help']) {
-      assert.deepEqual(await run(t, node('client.ts', option)), { status: 0, stdout: USAGE, stderr: '' });
-    }
-  });
-
-  const notHosts = ['', '8080', '127.1', '127.0.0.01', 'a.0x7f', '127。1', '--'];
-  const notPorts = ['', '0', '65536', '1e3', '000080', '-1'];
-  const REFUSED: [args: string[], error: string][] = [
-    [['localhost', '80', ''], 'the message is empty: nothing would come back'],
-    [['localhost', '80', 'message', ''], 'unexpected argument ""'],
-    [['-\x1b\n'], '"-\\u{1b}\\n" is neither a host name nor an IP address'],
-    ...notHosts.map((host): [string[], string] => [[host], `"${host}" is neither a host name nor an IP address`]),
-    ...notPorts.map((port): [string[], string] => [['localhost', port], `"${port}" is not a port from 1 to 65535`]),
-  ];
-  test('wrong arguments are refused with status 2 and the usage', LIMIT, async (t) => {
-    for (const [args, error] of REFUSED) {
-      assert.deepEqual(await run(t, node('client.ts', ...args)),
-        { status: 2, stdout: '', stderr: `client.ts: ${error}\n${USAGE}` });
-    }
   });
 });

@@ -10,13 +10,11 @@ import {
 } from './network';
 import { accepted, closedPort, listen, receiveAll } from './peers';
 import {
-  cannotRun, edited, intoPipe, LIMIT, node, noFullDisk, noIPv6, noMountedHosts, noStrace, onFullDisk, run,
-  type Running, scratch, start, strace,
+  cannotRun, edited, intoPipe, LIMIT, node, noIPv6, noMountedHosts, noStrace, run, scratch, start, strace,
 } from './scripts';
 
 const scan = (...args: string[]) => node('portscanner.ts', ...args);
 const scanTarget = (...args: string[]) => scan('-H', TARGET, ...args);
-const USAGE = 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]\n';
 
 /** What a scan of the address prints, given lines such as '80 is open'. */
 function results(address: string, ...lines: string[]): string {
@@ -35,15 +33,10 @@ const scanWith = (before: string, after: string) => (...args: string[]) =>
 /** The scanner with a fault or a delay in system calls. */
 const scanInjected = (call: string, injected: string) => (...args: string[]) => strace(call, injected, scan(...args));
 
-/** The numbers of probes in flight until the scanner ends, without those that were changing while they were counted. */
-async function steadyProbes(scanner: Running): Promise<number[]> {
-  const seen: number[] = [];
-  try {
-    for (;; await setTimeout(10)) seen.push(probes(scanner));
-  } catch {} // it has ended
-  assert.equal((await scanner.ended).stderr, '');
-  return seen.filter((count, at) => count === seen[at + 1] && count === seen[at + 2]);
-}
+/** Runs a scanner, and prints how many probes are in flight, again and again, until it ends. */
+const counting = (scanner: string[]) => ['sh', '-c',
+  '"$@" > /dev/null & while kill -0 $! 2> /dev/null; do grep -c " 02 " /proc/net/tcp; sleep 0.1; done', 'sh',
+  ...scanner];
 
 const needsNetwork = { ...LIMIT, skip: noNetwork() };
 const needsOffline = { ...LIMIT, skip: noOffline() };
@@ -79,9 +72,9 @@ function fails(name: string, { commandLine, error, address, needs = LIMIT }: Fai
 
 describe('portscanner.ts', { concurrency: 8 }, () => {
   // From port 32768 on, the system also chooses the scanner's own ports.
-  prints('a scan of 10,000 ports finds exactly those on which a server is listening', {
-    setup: listenAt([28_001, 33_333, 38_000], 'here'), address: '127.0.0.1', args: '-p 28001-38000 --open',
-    lines: ['28001 is open', '33333 is open', '38000 is open'],
+  prints('a scan of 5,000 ports finds exactly those on which a server is listening', {
+    setup: listenAt([30_001, 33_333, 35_000], 'here'), address: '127.0.0.1', args: '-p 30001-35000 --open',
+    lines: ['30001 is open', '33333 is open', '35000 is open'],
   });
 
   const NETWORKS: [network: string, setup: string, timeout: number][] = [
@@ -161,17 +154,14 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
   const GIVES_UP = 'echo 1 > /proc/sys/net/ipv4/tcp_syn_retries\n'; // after two SYNs, and 2 or 3 s
   prints('a port on which the system gives up before the timeout is filtered',
     { setup: GIVES_UP + rule('80', 'DROP'), args: '-p 80 -t 3600', lines: ['80 is filtered'],  });
-  const FORBIDDEN: [code: string, setup: string, scanner: typeof scan][] = [
-    ['EACCES', 'ip rule add ipproto tcp dport 80 prohibit\n', scan],
-    ['EPERM', '', scanInjected('connect', 'error=EPERM:when=1')],
-    ['EHOSTUNREACH', '', scanInjected('connect', 'error=EHOSTUNREACH:when=1+2')], // and again in the second round
-  ];
-  for (const [code, setup, scanner] of FORBIDDEN) {
-    prints(`a port for which connect() fails at once with ${code} is silent, and the scan goes on`, {
-      setup, scanner, args: '-p 80-81 -t 3600', needs: needsBoth,
-      lines: code === 'EPERM' ? lines(80, 81) : ['80 is filtered', '81 is closed'],
-    });
-  }
+  prints('a port for which connect() fails at once, as a local rule wants (EACCES, EPERM), is silent', {
+    setup: 'ip rule add ipproto tcp dport 80 prohibit\n', args: '-p 80-82 -t 3600', needs: needsBoth,
+    scanner: scanInjected('connect', 'error=EPERM:when=2+3'), // port 81, and again in the second round
+    lines: ['80 is filtered', '81 is filtered', '82 is closed'],
+  });
+  prints('a port for which connect() fails at once with EHOSTUNREACH is silent, and is probed again',
+    { args: '-p 80-81', needs: needsBoth, scanner: scanInjected('connect', 'error=EHOSTUNREACH:when=1'),
+      lines: lines(80, 81) });
 
   prints('ports in lists and ranges are probed in the order given, each once', {
     setup: listenAt([6, 9]), args: '-p -2,9,7,5-8,6,7,65534-', scanner: scanWith('= 4096', '= 1'), isOrdered: true,
@@ -228,15 +218,16 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
   });
   const IN_FLIGHT: [rule: string, ports: number, source: string, most: number][] = [
     ['4,096 in the first round', 4200, '', 4096],
-    ['1,024 in later rounds', 401, 'Math.max(100, ', 100], // 100 for 1,024
-    ['an eighth in later rounds if that is more', 801, 'Math.max(1, ', 100],
+    ['1,024 in later rounds', 81, 'Math.max(20, ', 20], // 20 for 1,024
+    ['an eighth in later rounds if that is more', 81, 'Math.max(1, ', 10],
   ];
   for (const [what, ports, source, most] of IN_FLIGHT) {
     test(`at most this many probes are in flight: ${what}`, needsNetwork, async (t) => {
       const scanner = source ? scanWith('Math.max(1024, ', source) : scan;
-      const args = ['-H', TARGET, '-p', `1-${ports}`, '-t', source ? '1' : '3', '--open'];
+      const args = ['-H', TARGET, '-p', `1-${ports}`, '-t', source ? '1' : '5', '--open'];
       const setup = rule(source ? '2:65535' : '1:65535', 'DROP');
-      const seen = await steadyProbes(start(t, inNetwork(setup, scanner(...args))));
+      const counts = (await run(t, inNetwork(setup, counting(scanner(...args))))).stdout.split('\n').map(Number);
+      const seen = counts.filter((count, at) => count === counts[at + 1] && count === counts[at + 2]); // not in between
       assert.equal(Math.max(...seen), source ? ports - 1 : most);
       assert.equal(Math.max(...seen.slice(seen.lastIndexOf(source ? ports - 1 : most) + (source ? 1 : 0))), most);
     });
@@ -247,10 +238,10 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     args: '-p 1-1500 -t 0.5',
     lines: lines(1, 1500, { 1: 'open', 2: 'filtered', 300: 'open', 1000: 'filtered', 1500: 'open' }),
   });
-  for (const code of ['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM']) {
+  for (const code of ['ENFILE', 'ENOBUFS', 'ENOMEM']) {
     prints(`a port for which the system has no socket (${code}) is probed later`, {
-      setup: rule('80', 'DROP'), args: '-p 80-82 -t 1.2', scanner: scanInjected('socket', `error=${code}:when=2`),
-      lines: lines(80, 82, { 80: 'filtered' }), needs: needsBoth,
+      args: '-p 80-82', scanner: scanInjected('socket', `error=${code}:when=2`),
+      lines: lines(80, 82), needs: needsBoth,
     });
   }
   const NO_SOCKET = 'the system has no socket for a probe (see "ulimit -n")';
@@ -323,12 +314,6 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     });
   }
 
-  const LONG = `${'x'.repeat(64)}.test`; // a label of 64 characters is refused before a name server is asked
-  fails('a host without an address ends the scan with status 2',
-    { commandLine: scan('-H', LONG, '-p', '80'), error: `getaddrinfo ENOTFOUND ${LONG}`,  });
-  fails('a newline in a host does not split the error in two',
-    { commandLine: scan('-H', `a\n${LONG}`, '-p', '80'), error: `getaddrinfo ENOTFOUND a\\n${LONG}`,  });
-
   const needsHosts = { ...LIMIT, skip: noOffline() || noMountedHosts() };
   test('a name that has only IPv6 addresses ends the scan with status 2', needsHosts, async (t) => {
     const hosts = join(scratch(t), 'hosts');
@@ -347,63 +332,9 @@ describe('portscanner.ts', { concurrency: 8 }, () => {
     });
   });
 
-  fails('a full disk ends the scan with status 2', {
-    commandLine: onFullDisk(scan('-H', '127.0.0.1', '-p', '1')), needs: { ...LIMIT, skip: noFullDisk() },
-    error: 'ENOSPC: no space left on device, write',
-  });
-
-  test('-h and --help print the usage', LIMIT, async (t) => {
-    const { stdout } = await run(t, scan('-h'));
-    for (const listed of [USAGE, '-H, --host', '-p, --port', '-t, --timeout', '[default: "3"]', '--open']) {
-      assert.ok(stdout.includes(listed), listed);
-    }
-    assert.deepEqual(await run(t, scan('--help')), { status: 0, stdout, stderr: '' });
-  });
-
   for (const args of ['-H127.0.0.1 -p=1-3 -t.5', '--host=127.0.0.1 -p1,2-3', '-H a -H 127.0.0.1 -p 9 -p 1-3']) {
     test(`values can be attached, and the last one counts: ${args}`, LIMIT, async (t) => {
       assert.equal((await run(t, scan(...args.split(' ')))).stdout, results('127.0.0.1', ...lines(1, 3)));
-    });
-  }
-
-  const PORT = ['-H', 'localhost', '-p'];
-  const BOTH = [...PORT, '80'];
-  const noHost = (host: string, shown = host): [string[], string] =>
-    [['-H', host, '-p', '80'], `-H needs a host name or IP address, got "${shown}"`];
-  const noPort = (ports: string, part = ports): [string[], string] =>
-    [[...PORT, ports], `-p needs ports from 1 to 65535 or ranges such as 8000-8100, got "${part}"`];
-  const noTimeout = (seconds: string): [string[], string] =>
-    [[...BOTH, '-t', seconds], `-t needs a number of seconds above 0 and at most 3600, got "${seconds}"`];
-  const REFUSED: Record<string, [args: string[], message: string][]> = {
-    'a scan without a host or without ports': [
-      [['-p', '80'], 'both -H and -p are required'],
-      [['-H', 'localhost'], 'both -H and -p are required'],
-    ],
-    'what looks like a number but is not an IP address':
-      ['192.168.1.010', '192.168.1', '127.1', '0x7F.1', '8080', 'a.0xf', '127。1'].map((host) => noHost(host)),
-    'what is not a host': [noHost(''), [['--host=-\x9b\n', '-p', '80'], noHost('', '-\\u{9b}\\n')[1]]],
-    'what is not a list of ports': [
-      ...['0', '65536', '20-10', '1-2-3', '1000020000', '1e3'].map((ports) => noPort(ports)), noPort('80,,81', ''),
-    ],
-    'what is not a number of seconds': ['0', '3600.1', '1e1', '1.'].map(noTimeout),
-    'what is not an option': [
-      [['-host', 'localhost', '-p', '80'], 'Unknown arguments: o, s'],
-      [[...BOTH, '--open=xyz'], 'Argument unexpected for: open'],
-      [[...BOTH, '--no-open'], 'Unknown argument: no-open'],
-      [[...BOTH, '--a-b'], 'Unknown argument: a-b'],
-      [[...BOTH, '--open.x'], 'Unknown argument: open.x'],
-      [['help'], 'unexpected argument "help"'],
-      [['–p', '80', '-H', 'localhost'], 'unexpected argument "–p"'],
-      [[...BOTH, '443'], 'unexpected argument "443"; separate ports with commas'],
-    ],
-  };
-  for (const [what, refusals] of Object.entries(REFUSED)) {
-    test(`the scanner refuses ${what}`, LIMIT, async (t) => {
-      for (const [args, message] of refusals) {
-        assert.deepEqual(await run(t, scan(...args), { LC_ALL: 'de_DE.UTF-8' }), {
-          status: 2, stdout: '', stderr: `portscanner.ts: ${message}\n${USAGE}`,
-        }, args.join(' '));
-      }
     });
   }
 });

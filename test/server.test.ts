@@ -8,8 +8,8 @@ import { setImmediate, setTimeout } from 'node:timers/promises';
 import { noNameServer, onLoopback, withSilentNameServer } from './network';
 import { closedPort, dial, dialSoon, listen, receiveAll } from './peers';
 import {
-  cannotRun, edited, type Ended, inState, intoPipe, LIMIT, node, noFullDisk, noIPv6, noProc, noSocketOf,
-  notLinux, npx, onFullDisk, PATIENCE, peakMemory, RAW, run, type Running, start, startServer, VISIBLE,
+  cannotRun, edited, type Ended, inState, intoPipe, LIMIT, node, noIPv6, noProc, noSocketOf, notLinux, npx, PATIENCE,
+  peakMemory, RAW, run, type Running, start, startServer, VISIBLE,
 } from './scripts';
 
 const BLOCKING = 500_000; // more NUL bytes than stdout takes if it is not being read: each is printed as \u{0}
@@ -127,13 +127,9 @@ describe('server.ts', { concurrency: 4 }, () => {
     test(`as long as ${who}, the client is held back, and memory stays flat`, LIMIT, async (t) => {
       const { server, client } = await serve(t);
       const before = peakMemory(server.process);
-      if (who.startsWith('stdout')) server.process.stdout?.pause();
       if (who.startsWith('stdout')) client.resume();
-      else server.process.stdout?.removeAllListeners('data').resume(); // so as not to keep all that is printed
+      server.process.stdout?.[who.startsWith('stdout') ? 'pause' : 'resume']();
       assert.ok(await takenFrom(client) < OFFERED, 'the server took all of it');
-      server.process.stdout?.removeAllListeners('data').resume();
-      client.resume();
-      while (client.bytesRead < OFFERED) await once(client, 'data');
       const grown = peakMemory(server.process) - before;
       assert.ok(grown < 56 << 20, `it grew by ${grown} bytes`);
     });
@@ -224,11 +220,6 @@ describe('server.ts', { concurrency: 4 }, () => {
     assert.deepEqual({ ...await server.ended, stdout: '' }, { status: 1, stdout: '', stderr: '' });
   });
 
-  test('if the disk is full, the server says so, and ends with status 1', on(noFullDisk()), async (t) => {
-    assert.deepEqual(await run(t, onFullDisk(node('server.ts', '127.0.0.1', '0'))),
-      { status: 1, stdout: '', stderr: 'server.ts: ENOSPC: no space left on device, write\n' });
-  });
-
   for (const [signal, what] of ['SIGINT', 'SIGTERM'].flatMap((name) => [[name, 'waits'], [name, 'serves']] as const)) {
     test(`${signal} ends a server that ${what}, with the last line and status 0`, LIMIT, async (t) => {
       const { server, port } = await startServer(t);
@@ -265,11 +256,7 @@ describe('server.ts', { concurrency: 4 }, () => {
   });
 
   const reserve = (...args: string[]) => onLoopback('', ['setpriv', '--bounding-set', '-net_bind_service', ...args]);
-  const LONG = `${'x'.repeat(64)}.test`; // a label of 64 characters is refused before a name server is asked
   const REFUSING: [what: string, host: string, port: string, error: string, skip: string | false][] = [
-    ['a host that does not resolve', LONG, '0', `getaddrinfo ENOTFOUND ${LONG}`, false],
-    ['a host with a port', 'localhost:80', '0', 'getaddrinfo ENOTFOUND localhost:80', false],
-    ['a host with a newline', `a\n${LONG}`, '0', `getaddrinfo ENOTFOUND a\\n${LONG}`, false], // one line
     ['an address of another machine', '192.0.2.1', '65535',
       'listen EADDRNOTAVAIL: address not available 192.0.2.1:65535', false],
     ['a link-local address without its zone', 'fe80::1', '0', 'listen EINVAL: invalid argument fe80::1',
@@ -300,33 +287,6 @@ describe('server.ts', { concurrency: 4 }, () => {
       const { status, stderr } = await server.ended;
       assert.equal(status, 1);
       assert.match(stderr, new RegExp(`^ReferenceError: \\w+ is not defined\n +at ${where} \\(.*\\.js:\\d+`, 'm'));
-    });
-  }
-
-  test('-h and --help print the usage', LIMIT, async (t) => {
-    for (const option of ['-h', '--help']) {
-      const { stdout, ...rest } = await run(t, node('server.ts', option));
-      assert.deepEqual(rest, { status: 0, stderr: '' });
-      assert.match(stdout, /^Usage: .* server\.ts \[host\] \[port\]\n.* localhost\)\n.*0 to 65535; .* 54321\)\n$/);
-    }
-  });
-
-  const ARGUMENTS: [rule: string, message: string, ...commands: string[][]][] = [
-    ['a port is a number from 0 to 65535', '".*" is not a port from 0 to 65535',
-      ...['', ' 0', '80.5', '65536', '000080'].map((port) => ['127.0.0.1', port])],
-    ['a host that ends in a number is an IP address', '".*" is neither a host name nor an IP address',
-      ...['0', '127.1', '127.0.0.01', 'a.0x7F', '127。1'].map((host) => [host, '0'])],
-    ['nothing begins with a dash', String.raw`"-\\u\{1b\}" is neither .*`, ['-\x1b']],
-    ['a newline is escaped', String.raw`"1\\n2" is not a port.*`, ['127.0.0.1', '1\n2']],
-    ['there is no third argument', 'unexpected argument ""', ['127.0.0.1', '0', '']],
-  ];
-  for (const [rule, message, ...commands] of ARGUMENTS) {
-    test(`arguments that break a rule are refused with status 2: ${rule}`, LIMIT, async (t) => {
-      for (const ended of commands.map((args) => run(t, node('server.ts', ...args)))) {
-        const { status, stdout, stderr } = await ended;
-        assert.deepEqual([status, stdout], [2, '']);
-        assert.match(stderr, new RegExp(`^server\\.ts: ${message}\nUsage: npx ts-node server\\.ts .*\n`));
-      }
     });
   }
 });

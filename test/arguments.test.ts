@@ -1,0 +1,108 @@
+/** The rules that the three scripts share: their arguments, and what becomes of their output. */
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { closedPort } from './peers';
+import { LIMIT, node, noFullDisk, onFullDisk, run } from './scripts';
+
+type Script = 'server.ts' | 'client.ts' | 'portscanner.ts';
+const USAGE: Record<Script, string> = {
+  'server.ts': `Usage: npx ts-node server.ts [host] [port]
+  host  address or name (looked up as IPv4) to listen on; '' for every IPv4 address (default: localhost)
+  port  0 to 65535; 0 lets the system choose (default: 54321)\n`,
+  'client.ts': `Usage: npx ts-node client.ts [host] [port] [message]
+  host     address or name (looked up as IPv4) of the server (default: localhost)
+  port     1 to 65535 (default: 54321)
+  message  any text, sent as UTF-8 (default: Hello World!)\n`,
+  'portscanner.ts': 'Usage: npx ts-node portscanner.ts -H <host> -p <ports> [-t <seconds>] [--open]\n',
+};
+const SCRIPTS = Object.keys(USAGE) as Script[];
+
+/** The command line of a script with this host; with port 0, the scanner would scan none. */
+const withHost = (script: Script, host: string, port = '1') =>
+  node(script, ...(script === 'portscanner.ts' ? [`--host=${host}`, '-p', port] : [host, port]));
+
+const notHost = (script: Script, host: string) =>
+  (script === 'portscanner.ts' ? `-H needs a host name or IP address, got "${host}"`
+    : `"${host}" is neither a host name nor an IP address`);
+const notPort = (port: string, first: number): [string[], string] =>
+  [['localhost', port], `"${port}" is not a port from ${first} to 65535`];
+const HOST = ['-H', 'localhost'];
+const BOTH = [...HOST, '-p', '80'];
+const notPorts = (ports: string, part = ports): [string[], string] =>
+  [[...HOST, '-p', ports], `-p needs ports from 1 to 65535 or ranges such as 8000-8100, got "${part}"`];
+const notSeconds = (text: string): [string[], string] =>
+  [[...BOTH, '-t', text], `-t needs a number of seconds above 0 and at most 3600, got "${text}"`];
+
+const REFUSED: [script: Script, ...refusals: [args: string[], message: string][]][] = [
+  ['server.ts', ...['', ' 0', '65536', '000080', '1\\n2'].map((port) => notPort(port, 0)),
+    [['127.0.0.1', '0', ''], 'unexpected argument ""']],
+  ['client.ts', ...['', '0', '65536', '1e3', '000080'].map((port) => notPort(port, 1)),
+    [['localhost', '80', ''], 'the message is empty: nothing would come back'],
+    [['localhost', '80', 'message', ''], 'unexpected argument ""']],
+  ['portscanner.ts',
+    [['-p', '80'], 'both -H and -p are required'],
+    [HOST, 'both -H and -p are required'],
+    ...['0', '65536', '20-10', '1-2-3', '1000020000'].map((ports) => notPorts(ports)), notPorts('80,,81', ''),
+    ...['0', '3600.1', '1e1'].map(notSeconds),
+    [['-host', 'localhost', '-p', '80'], 'Unknown arguments: o, s'],
+    [[...BOTH, '--open=xyz'], 'Argument unexpected for: open'],
+    [[...BOTH, '--no-open'], 'Unknown argument: no-open'],
+    [[...BOTH, '--a-b', '--open.x'], 'Unknown arguments: a-b, open.x'],
+    [['–p', '80', ...HOST], 'unexpected argument "–p"'],
+    [[...BOTH, '443'], 'unexpected argument "443"; separate ports with commas']],
+];
+
+describe('arguments and output', { concurrency: 4 }, () => {
+  for (const [script, ...refusals] of REFUSED) {
+    test(`${script} refuses wrong arguments with its usage and status 2`, LIMIT, async (t) => {
+      for (const [args, message] of refusals) {
+        const given = args.map((arg) => arg.replace('\\n', '\n')); // a newline is reported as \n
+        assert.deepEqual(await run(t, node(script, ...given), { LC_ALL: 'de_DE.UTF-8' }), {
+          status: 2, stdout: '', stderr: `${script}: ${message}\n${USAGE[script]}`,
+        }, args.join(' '));
+      }
+    });
+  }
+
+  for (const script of SCRIPTS) {
+    test(`${script} refuses a host that looks like a number but is not an IP address, or like an option`, LIMIT,
+      async (t) => {
+        const hosts = ['127.1', '127.0.0.01', 'a.0xF', '127。1', '-\x1b', ...(script === 'server.ts' ? [] : [''])];
+        for (const host of hosts) {
+          const message = notHost(script, host.replace('\x1b', '\\u{1b}'));
+          assert.deepEqual(await run(t, withHost(script, host)), {
+            status: 2, stdout: '', stderr: `${script}: ${message}\n${USAGE[script]}`,
+          });
+        }
+      });
+
+    test(`a host that ${script} can't look up is an error in one line, even if it has two`, LIMIT, async (t) => {
+      const long = 'x'.repeat(64); // no name server is asked for a label of more than 63 characters
+      const { status, stdout, stderr } = await run(t, withHost(script, `a\n${long}:80`, '65535'));
+      assert.equal(stderr, `${script}: getaddrinfo ENOTFOUND a\\n${long}:80\n`);
+      assert.deepEqual([status, stdout], [script === 'portscanner.ts' ? 2 : 1, '']);
+    });
+
+    test(`-h and --help print the usage of ${script}`, LIMIT, async (t) => {
+      const { stdout } = await run(t, node(script, '-h'));
+      assert.ok(stdout.startsWith(USAGE[script]) && (script === 'portscanner.ts' || stdout === USAGE[script]), stdout);
+      assert.deepEqual(await run(t, node(script, '--help')), { status: 0, stdout, stderr: '' });
+    });
+  }
+
+  for (const [script, status] of [['server.ts', 1], ['portscanner.ts', 2]] as const) {
+    test(`if the disk is full, ${script} says so, and the status is ${status}`, { ...LIMIT, skip: noFullDisk() },
+      async (t) => {
+        assert.deepEqual(await run(t, onFullDisk(withHost(script, '127.0.0.1', `${await closedPort()}`))), {
+          status, stdout: '', stderr: `${script}: ENOSPC: no space left on device, write\n`,
+        });
+      });
+  }
+
+  test('--help of the scanner lists its options', LIMIT, async (t) => {
+    const { stdout } = await run(t, node('portscanner.ts', '--help'));
+    for (const listed of ['-H, --host', '-p, --port', '-t, --timeout', '[default: "3"]', '--open']) {
+      assert.ok(stdout.includes(listed), listed);
+    }
+  });
+});
