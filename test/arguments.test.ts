@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { closedPort } from './peers';
-import { LIMIT, node, noFullDisk, onFullDisk, run } from './scripts';
+import { LIMIT, node, noFullDisk, onFullDisk, PATIENCE, run } from './scripts';
 
 type Script = 'server.ts' | 'client.ts' | 'portscanner.ts';
 const USAGE: Record<Script, string> = {
@@ -52,9 +52,9 @@ const REFUSED: [script: Script, ...refusals: [args: string[], message: string][]
     [[...BOTH, '443'], 'unexpected argument "443"; separate ports with commas']],
 ];
 
-describe('arguments and output', { concurrency: 4 }, () => {
+describe('arguments and output', { concurrency: 2 }, () => {
   for (const [script, ...refusals] of REFUSED) {
-    test(`${script} refuses wrong arguments with its usage and status 2`, LIMIT, async (t) => {
+    test(`${script} refuses wrong arguments with its usage and status 2`, PATIENCE, async (t) => {
       for (const [args, message] of refusals) {
         const given = args.map((arg) => arg.replace('\\n', '\n')); // a newline is reported as \n
         assert.deepEqual(await run(t, node(script, ...given), { LC_ALL: 'de_DE.UTF-8' }), {

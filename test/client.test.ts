@@ -62,7 +62,7 @@ describe('client.ts', { concurrency: 4 }, () => {
     }), LONG],
     ['that sends something within each timeout', (t) => listen(t, async (socket) => {
       for (const part of ['Hello', ' World', '!']) {
-        await setTimeout(2500); // the timeout is 4 s
+        await setTimeout(2500); // the timeout is 5 s
         await sent(socket.resume(), part);
       }
     })],
@@ -71,7 +71,7 @@ describe('client.ts', { concurrency: 4 }, () => {
   for (const [server, serve, message = HELLO, host = IPV4, skip = false] of SERVERS) {
     test(`the client talks to a server ${server}`, { ...LIMIT, skip }, async (t) => {
       const port = await serve(t);
-      assert.deepEqual(await run(t, withTimeout(4, port, message, host)), success(port, message, host));
+      assert.deepEqual(await run(t, withTimeout(5, port, message, host)), success(port, message, host));
     });
   }
 
@@ -89,7 +89,7 @@ describe('client.ts', { concurrency: 4 }, () => {
   for (const [what, before, during, after] of AFTER_STOP) {
     test(`a client suspended beyond the timeout carries on if ${what} arrived in the meantime`, LIMIT, async (t) => {
       const { port, connection } = await accepted(t);
-      const talk = start(t, withTimeout(3, port));
+      const talk = start(t, withTimeout(5, port));
       const server = await connection;
       await once(server, 'data');
       await sent(server, before);
@@ -97,7 +97,7 @@ describe('client.ts', { concurrency: 4 }, () => {
       talk.process.kill('SIGSTOP');
       await inState(talk.process, 'T');
       await sent(server, during);
-      await setTimeout(3200);
+      await setTimeout(5200);
       talk.process.kill('SIGCONT');
       await inState(talk.process, 'S').catch(() => {}); // it has the reply, and may have ended
       await sent(server, after);
