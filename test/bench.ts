@@ -144,7 +144,7 @@ const NETWORKS = [
     { silent: (port) => port % 50 === 10 }),
   network('all but five ports are silent', accept(FIVE) + rule('1:2000', 'DROP'),
     { ports: 2000, open: FIVE, silent: (port) => !FIVE.includes(port), turns: 1 }),
-  network('the host rejects all but five, with one ICMP error a second', accept(every(20, 100)) + rule('1:100', 'REJECT'),
+  network('the host rejects all but five, one ICMP error a second', accept(every(20, 100)) + rule('1:100', 'REJECT'),
     { ports: 100, open: every(20, 100), turns: 0 }),
 ];
 
