@@ -154,6 +154,17 @@ describe('server.ts', { concurrency: 4 }, () => {
     assertEnded(await server.ended);
   });
 
+  test('a client whose FIN the server has read still gets the echo', on(noProc()), async (t) => {
+    const port = await closedPort();
+    const { read } = intoPipe(t, node('server.ts', '127.0.0.1', `${port}`), 'same pipe');
+    const client = await dialSoon(t, port);
+    const echo = receiveAll(client.end('Hello'));
+    const half = new RegExp(`:${port.toString(16).toUpperCase()} [\\dA-F:]+ 08 0{8}:0{8} `); // CLOSE-WAIT, all is read
+    while (!half.test(readFileSync('/proc/net/tcp', 'utf8'))) await setTimeout(10);
+    assert.match(await read(), /Received following data: Hello\nServer is shutting down\. Bye!\n$/);
+    assert.equal(String(await echo), 'Hello');
+  });
+
   test('once a client is accepted, a second one is refused', LIMIT, async (t) => {
     const { server, port, client } = await serve(t);
     await server.printed(/Incoming connection/);
