@@ -61,8 +61,8 @@ describe('client.ts', { concurrency: 4 }, () => {
       socket.on('data', (chunk) => { if ((missing -= chunk.length) === 0) socket.end(LONG); });
     }), LONG],
     ['that sends something within each timeout', (t) => listen(t, async (socket) => {
-      for (const part of ['Hello', ' World', '!']) {
-        await setTimeout(2500); // the timeout is 5 s
+      for (const part of ['He', 'llo', ' World', '!']) {
+        await setTimeout(2000); // the timeout is 6 s
         await sent(socket.resume(), part);
       }
     })],
@@ -71,7 +71,7 @@ describe('client.ts', { concurrency: 4 }, () => {
   for (const [server, serve, message = HELLO, host = IPV4, skip = false] of SERVERS) {
     test(`the client talks to a server ${server}`, { ...LIMIT, skip }, async (t) => {
       const port = await serve(t);
-      assert.deepEqual(await run(t, withTimeout(5, port, message, host)), success(port, message, host));
+      assert.deepEqual(await run(t, withTimeout(6, port, message, host)), success(port, message, host));
     });
   }
 

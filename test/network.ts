@@ -65,9 +65,9 @@ export const outage = (port: number, seconds: number) => `
   on_target iptables -A INPUT -p tcp -m recent --name out --rdest --rcheck --seconds ${seconds} -j DROP
 `;
 
-/** Lines of setup: after a burst, the target ignores a source for 3 s if it sends more SYNs a second than that. */
-export const ban = (perSecond: number, burst: number) => `
-  on_target iptables -A INPUT -p tcp --syn -m recent --name ban --rcheck --seconds 3 -j DROP
+/** Lines of setup: after a burst, the target ignores a source for some seconds if it sends more SYNs a second. */
+export const ban = (perSecond: number, burst: number, seconds = 3) => `
+  on_target iptables -A INPUT -p tcp --syn -m recent --name ban --rcheck --seconds ${seconds} -j DROP
   on_target iptables -A INPUT -p tcp --syn -m hashlimit --hashlimit-name ban --hashlimit-mode srcip \\
     --hashlimit-above ${perSecond}/s --hashlimit-burst ${burst} -m recent --name ban --set -j DROP
 `;

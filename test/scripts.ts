@@ -125,7 +125,9 @@ export function start(t: TestContext, commandLine: string[], env: NodeJS.Process
   const printed = (pattern: RegExp) => new Promise<RegExpExecArray>((resolve, reject) => {
     const look = () => {
       const match = pattern.exec(stdout);
-      if (match) resolve(match);
+      if (!match) return;
+      child.stdout?.off('data', look); // what is printed may grow long
+      resolve(match);
     };
     child.stdout?.on('data', look);
     ended.then((end) => reject(new Error(`no ${pattern} in ${JSON.stringify(end)}`)), reject);
