@@ -219,6 +219,21 @@ describe('server.ts', { concurrency: 4 }, () => {
     });
   }
 
+  test('if a client resets right after its bytes, before they are printed, the lost echo is an error', on(noProc()),
+    async (t) => {
+      const port = await closedPort();
+      const { program, read } = intoPipe(t, node('server.ts', '127.0.0.1', `${port}`), 'same pipe');
+      const client = await dialSoon(t, port);
+      program.kill('SIGSTOP'); // so that it learns of the bytes and the RST at once: some versions of Node report EOF
+      await inState(program, 'T');
+      await new Promise((sent) => client.write('Hello', sent));
+      client.resetAndDestroy();
+      program.kill('SIGCONT');
+      await inState(program, 'S');
+      assert.match((await read()).replace(/^Server .*\nIncoming .*\n(Received .* Hello\n)?/, ''), LOST);
+      assert.equal(program.exitCode, 1);
+    });
+
   const BLOCKED = [['follows earlier output', 'same pipe'], ['is reported once if its reader leaves', 'file']] as const;
   for (const [what, stderr] of BLOCKED) {
     test(`an error while stdout is blocked ${what}`, on(noProc()), async (t) => {
