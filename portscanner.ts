@@ -114,7 +114,7 @@ async function probeAll(ports: number[], probePort: Probe): Promise<number[]> {
   return silent;
 }
 
-/** A round: probes each port once, at most so many at a time. Resolves to the ports that stay silent. */
+/** A round: probes each port once, at most `inFlight` at a time. Resolves to the ports that stay silent. */
 async function probeRound(ports: number[], inFlight: number, probePort: Probe): Promise<number[]> {
   const waiting = [...ports].reverse(); // pop() takes the next port; shift() would be slow
   const silent: number[] = [];
