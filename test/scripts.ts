@@ -58,22 +58,15 @@ const files = new Map<string, string>();
 /** The file with the JavaScript of a script, in which one piece of source may be replaced. Each is compiled once. */
 function compiled(script: string, before = '', after = ''): string {
   const key = [script, before, after].join('\0');
-  const file = files.get(key) ?? join(folder, `${files.size}-${script.replace(/ts$/, 'js')}`);
-  if (!files.has(key)) compile(script, file, (source) => replaceOnce(source, before, after));
+  const known = files.get(key);
+  if (known !== undefined) return known;
+  const source = readFileSync(script, 'utf8');
+  if (before !== '') assert.equal(source.split(before).length, 2, `the source must contain this once: ${before}`);
+  const compilerOptions = { module: ModuleKind.CommonJS, target: ScriptTarget.ES2023 };
+  const file = join(folder, `${files.size}-${script.replace(/ts$/, 'js')}`);
+  writeFileSync(file, transpileModule(source.replace(before, () => after), { compilerOptions }).outputText);
   files.set(key, file);
   return file;
-}
-
-/** Compiles a script to a file. */
-export function compile(script: string, file: string, edit = (source: string) => source): void {
-  const compilerOptions = { module: ModuleKind.CommonJS, target: ScriptTarget.ES2023 };
-  writeFileSync(file, transpileModule(edit(readFileSync(script, 'utf8')), { compilerOptions }).outputText);
-}
-
-/** The source with one piece of it replaced, which must occur once. */
-export function replaceOnce(source: string, before: string, after: string): string {
-  if (before !== '') assert.equal(source.split(before).length, 2, `the source must contain this once: ${before}`);
-  return source.replace(before, () => after);
 }
 
 /** The running programs, each the leader of its process group. If the tests are interrupted, they end too. */
