@@ -1,8 +1,11 @@
 /** The rules that the three scripts share: their arguments, and what becomes of their output. */
 import assert from 'node:assert/strict';
-import { describe, test } from 'node:test';
-import { closedPort } from './peers';
-import { LIMIT, node, noFullDisk, onFullDisk, PATIENCE, run } from './scripts';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, test, type TestContext } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
+import { closedPort, dialSoon, listen } from './peers';
+import { edited, intoPipe, LIMIT, node, run, scratch, start } from './scripts';
 
 type Script = 'server.ts' | 'client.ts' | 'portscanner.ts';
 const USAGE: Record<Script, string> = {
@@ -34,7 +37,7 @@ const notSeconds = (text: string): [string[], string] =>
   [[...BOTH, '-t', text], `-t needs a number of seconds above 0 and at most 3600, got "${text}"`];
 
 const REFUSED: [script: Script, ...refusals: [args: string[], message: string][]][] = [
-  ['server.ts', ...['', ' 0', '65536', '000080', '1\\n2'].map((port) => notPort(port, 0)),
+  ['server.ts', ...['', '65536', '000080', '1\\n2'].map((port) => notPort(port, 0)),
     [['127.0.0.1', '0', ''], 'unexpected argument ""']],
   ['client.ts', ...['', '0', '65536', '1e3', '000080'].map((port) => notPort(port, 1)),
     [['localhost', '80', ''], 'the message is empty: nothing would come back'],
@@ -46,15 +49,14 @@ const REFUSED: [script: Script, ...refusals: [args: string[], message: string][]
     ...['0', '3600.1', '1e1'].map(notSeconds),
     [['-host', 'localhost', '-p', '80'], 'Unknown arguments: o, s'],
     [[...BOTH, '--open=xyz'], 'Argument unexpected for: open'],
-    [[...BOTH, '--no-open'], 'Unknown argument: no-open'],
-    [[...BOTH, '--a-b', '--open.x'], 'Unknown arguments: a-b, open.x'],
+    [[...BOTH, '--no-open', '--a-b', '--open.x'], 'Unknown arguments: no-open, a-b, open.x'],
     [['–p', '80', ...HOST], 'unexpected argument "–p"'],
     [[...BOTH, '443'], 'unexpected argument "443"; separate ports with commas']],
 ];
 
-describe('arguments and output', { concurrency: 2 }, () => {
+describe('arguments and output', { concurrency: 4 }, () => {
   for (const [script, ...refusals] of REFUSED) {
-    test(`${script} refuses wrong arguments with its usage and status 2`, PATIENCE, async (t) => {
+    test(`${script} refuses wrong arguments with its usage and status 2`, LIMIT, async (t) => {
       for (const [args, message] of refusals) {
         const given = args.map((arg) => arg.replace('\\n', '\n')); // a newline is reported as \n
         assert.deepEqual(await run(t, node(script, ...given), { LC_ALL: 'de_DE.UTF-8' }), {
@@ -67,7 +69,7 @@ describe('arguments and output', { concurrency: 2 }, () => {
   for (const script of SCRIPTS) {
     test(`${script} refuses a host that looks like a number but is not an IP address, or like an option`, LIMIT,
       async (t) => {
-        const hosts = ['127.1', '127.0.0.01', 'a.0xF', '127。1', '-\x1b', ...(script === 'server.ts' ? [] : [''])];
+        const hosts = ['127.1', 'a.0xF', '127。1', '-\x1b', ...(script === 'server.ts' ? [] : [''])];
         for (const host of hosts) {
           const message = notHost(script, host.replace('\x1b', '\\u{1b}'));
           assert.deepEqual(await run(t, withHost(script, host)), {
@@ -85,24 +87,70 @@ describe('arguments and output', { concurrency: 2 }, () => {
 
     test(`-h and --help print the usage of ${script}`, LIMIT, async (t) => {
       const { stdout } = await run(t, node(script, '-h'));
-      assert.ok(stdout.startsWith(USAGE[script]) && (script === 'portscanner.ts' || stdout === USAGE[script]), stdout);
+      const options = script === 'portscanner.ts' ? '[^]* -H, --host .* -p, --port .* -t, --timeout .* --open ' : '$';
+      assert.ok(stdout.startsWith(USAGE[script]), stdout);
+      assert.match(stdout.slice(USAGE[script].length), new RegExp(`^${options}`, 's'));
       assert.deepEqual(await run(t, node(script, '--help')), { status: 0, stdout, stderr: '' });
     });
   }
 
-  for (const [script, status] of [['server.ts', 1], ['portscanner.ts', 2]] as const) {
-    test(`if the disk is full, ${script} says so, and the status is ${status}`, { ...LIMIT, skip: noFullDisk() },
-      async (t) => {
-        assert.deepEqual(await run(t, onFullDisk(withHost(script, '127.0.0.1', `${await closedPort()}`))), {
-          status, stdout: '', stderr: `${script}: ENOSPC: no space left on device, write\n`,
-        });
+  /** A port, and arguments with which a script has something to do: the client's server sends half of an echo. */
+  async function arranged(t: TestContext, script: Script): Promise<{ port: number; args: string[] }> {
+    const port = script === 'server.ts' ? await closedPort()
+      : await listen(t, (socket) => socket.once('data', () => socket.end('Hello ')));
+    return { port, args: [...(script === 'portscanner.ts' ? ['-H', '127.0.0.1', '-p'] : ['127.0.0.1']), `${port}`] };
+  }
+  const FAILED: Record<Script, number> = { 'server.ts': 1, 'client.ts': 1, 'portscanner.ts': 2 };
+
+  const NO_OUTPUT: [what: string, redirection: string, error: string, skip: string | false][] = [
+    ['ends silently if the reader of stdout leaves', '', '', false],
+    ['says once that the disk is full', '> /dev/full', 'ENOSPC: no space left on device, write',
+      !existsSync('/dev/full') && 'there is no /dev/full'],
+  ];
+  for (const script of SCRIPTS) {
+    for (const [what, redirection, error, skip] of NO_OUTPUT) {
+      test(`${script} ${what}, and the status is ${FAILED[script]}`, { ...LIMIT, skip }, async (t) => {
+        const { args } = await arranged(t, script);
+        const program = start(t, ['sh', '-c', `exec "$@" ${redirection}`, 'sh', ...node(script, ...args)]);
+        program.process.stdout?.destroy();
+        const stderr = error && `${script}: ${error}\n`;
+        assert.deepEqual(await program.ended, { status: FAILED[script], stdout: '', stderr });
       });
+    }
   }
 
-  test('--help of the scanner lists its options', LIMIT, async (t) => {
-    const { stdout } = await run(t, node('portscanner.ts', '--help'));
-    for (const listed of ['-H, --host', '-p, --port', '-t, --timeout', '[default: "3"]', '--open']) {
-      assert.ok(stdout.includes(listed), listed);
+  for (const [script, output, error] of [
+    ['server.ts', 'Server .*\nIncoming .*\n', 'read ECONNRESET'],
+    ['client.ts', 'Connected .*\nSending .*\n.* Hello \nConnection closed.\n', 'server closed after 6 of 12 bytes'],
+    ['portscanner.ts', 'Connecting .*\n', 'connect ENETUNREACH 224.0.0.1:1 - Local .*'],
+  ] as const) {
+    for (const [what, stderr] of [['follows its output', 'same pipe'], ['is reported once', 'file']] as const) {
+      test(`an error of ${script} while stdout is blocked ${what}`, LIMIT, async (t) => {
+        const { port, args } = await arranged(t, script);
+        const failing = script === 'portscanner.ts' ? ['-H', '224.0.0.1', '-p', '1-5000'] : args; // multicast: no route
+        const mark = join(scratch(t), 'mark');
+        const marking = `require('node:fs').writeFileSync('${mark}', ''); let report`;
+        const { program, read, leave } = intoPipe(t, edited(script, 'let report', marking, ...failing), stderr);
+        if (script === 'server.ts') (await dialSoon(t, port)).resetAndDestroy();
+        while (!existsSync(mark)) await setTimeout(10);
+        const printed = stderr === 'file' ? await leave() : await read();
+        assert.match(printed, new RegExp(`^${stderr === 'file' ? '' : output}${script}: ${error}\n$`));
+        assert.equal(program.exitCode, FAILED[script]);
+      });
     }
-  });
+  }
+
+  for (const [what, script, before, after, message] of [
+    ['serve()', 'server.ts', 'await lookup(', 'await lokup(', 'lokup is not defined'],
+    ['talk()', 'client.ts', 'connection.write(', 'connection.wriet(', 'connection.wriet is not a function'],
+    ['probe()', 'portscanner.ts', 'socket.connect(port', 'socket.conect(port', 'socket.conect is not a function'],
+    ['a callback', 'portscanner.ts', 'socket.localPort', 'socket.localPort()', 'socket.localPort is not a function'],
+  ] as const) {
+    test(`a bug in ${what} of ${script} is shown with its location`, LIMIT, async (t) => {
+      const { status, stderr } = await run(t, edited(script, before, after, ...(await arranged(t, script)).args));
+      assert.match(stderr, new RegExp(`^\\w+Error: ${message}\n( +at .*\n)+$`));
+      assert.match(stderr, new RegExp(`${script.replace('.ts', '.js')}:\\d+:\\d+`));
+      assert.equal(status, FAILED[script]);
+    });
+  }
 });

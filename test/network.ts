@@ -2,10 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { cannotRun, type Running, unshare } from './scripts';
 
-/** The addresses of the other machine, and an address of its network that no machine has. */
+/** The address of the other machine. */
 export const TARGET = '192.0.2.2';
-export const TARGET_IPV6 = '2001:db8::2';
-export const ABSENT = '192.0.2.3';
 
 /** Starts a command in namespaces that end with it: its `ip netns` names and its iptables lock are its own. */
 const ALONE = [...unshare('--net', '--mount', '--pid', '--fork', '--mount-proc', '--kill-child'), 'sh', '-ec'];
@@ -17,11 +15,9 @@ const SETUP = `
     link set lo up
     link add scanner type veth peer name target netns target
     address add 192.0.2.1/24 dev scanner
-    address add 2001:db8::1/64 dev scanner nodad
     link set scanner up' | ip -batch -
   echo '
     address add ${TARGET}/24 dev target
-    address add ${TARGET_IPV6}/64 dev target nodad
     link set lo up
     link set target up' | ip -n target -batch -
   until ip link show scanner | grep -q 'state UP' && ip -n target link show target | grep -q 'state UP'; do :; done
@@ -35,12 +31,9 @@ const SETUP = `
 export const inNetwork = (setup: string, commandLine: string[]) =>
   [...ALONE, `${SETUP}${setup}\nexec "$@"`, 'sh', ...commandLine];
 
-/** A line of setup: the system soon gives up on an address, after it has asked three times by ARP. */
-export const QUICK_ARP = 'echo 50 > /proc/sys/net/ipv4/neigh/scanner/retrans_time_ms\n';
-
 /** A line of setup: an iptables rule on the target for packets to its ports, such as 80 or 8000:8100. */
-export const rule = (ports: string, target: string, iptables = 'iptables') =>
-  `on_target ${iptables} -A INPUT -p tcp --dport ${ports} -j ${target}\n`;
+export const rule = (ports: string, target: string) =>
+  `on_target iptables -A INPUT -p tcp --dport ${ports} -j ${target}\n`;
 
 /** Lines of setup: an iptables rule on the target that drops (or rejects) the first SYNs to each of the ports. */
 export const dropFirst = (ports: string, count = 1, target = 'DROP') => `
@@ -83,38 +76,12 @@ export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on targ
   cat /run/ready
 `;
 
-/** The command line, run with only the loopback interface, after lines of setup. */
-export const onLoopback = (setup: string, commandLine: string[]) =>
-  [...unshare('--net', '--mount'), 'sh', '-ec', `ip link set lo up\n${setup}\nexec "$@"`, 'sh', ...commandLine];
-
-/** The same if 54321 is the one port that the system can choose: a socket that connects to it reaches itself. */
-export const selfConnecting = (commandLine: string[]) =>
-  onLoopback('echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range', commandLine);
-
-/** The command line, run without a network: even loopback is down, and no resolver has a socket in /run. */
-export const offline = (commandLine: string[]) =>
-  [...unshare('--net', '--mount'), 'sh', '-ec', 'mount -t tmpfs tmpfs /run && exec "$@"', 'sh', ...commandLine];
-
-/**
- * The command line, run with a silent name server: a lookup fails after some seconds (EAI_AGAIN). It runs as the
- * process that was started, so that it can be sent signals.
- */
-export const withSilentNameServer = (commandLine: string[], seconds = 2) => onLoopback(`
-  mount -t tmpfs tmpfs /mnt
-  printf 'nameserver 192.0.2.53\\noptions timeout:${seconds} attempts:1\\n' > /mnt/resolv.conf
-  mount --bind /mnt/resolv.conf /etc/resolv.conf
-  ip link add here type veth peer name nowhere
-  ip address add 192.0.2.1/24 dev here
-  ip link set here up
-  ip link set nowhere up
-  ip neighbour add 192.0.2.53 lladdr 02:00:00:00:00:01 dev here`, commandLine);
+/** A line of setup: the system can only choose port 54321, so a socket that connects to 54321 reaches itself. */
+export const ONE_PORT = 'echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range\n';
 
 /** How many SYNs of a program in a network of its own wait for a reply. Throws if it has ended. */
 export const probes = ({ process: { pid } }: Running) =>
   readFileSync(`/proc/${pid}/net/tcp`, 'utf8').split(' 02 ').length - 1;
 
-export const noNetwork = () =>
-  cannotRun(...inNetwork(rule('9', 'DROP') + rule('9', 'DROP', 'ip6tables'), ['true']));
-export const noLoopback = () => cannotRun(...selfConnecting(['true']));
-export const noOffline = () => cannotRun(...offline(['true']));
-export const noNameServer = () => cannotRun(...withSilentNameServer(['true']));
+/** For the `skip` of a test: why there can be no such network here, in words, or false if there can. */
+export const noNetwork = () => cannotRun(...inNetwork(rule('9', 'DROP'), ['true']));

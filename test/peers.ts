@@ -8,18 +8,14 @@ export function listen(
   t: TestContext, talk: (connection: Socket) => unknown, host = '127.0.0.1', port = 0,
 ): Promise<number> {
   return new Promise((resolve, reject) => {
-    const connections = new Set<Socket>();
     const server = createServer({ allowHalfOpen: true }, (connection) => {
-      connections.add(connection);
+      t.after(() => connection.destroy());
       connection.on('error', () => {}); // the script may reset; the test looks at its output
       Promise.resolve(talk(connection)).catch(() => connection.destroy()); // the script notices that
     });
     server.on('error', reject);
     server.listen(port, host, () => resolve((server.address() as AddressInfo).port));
-    t.after(() => {
-      for (const connection of connections) connection.destroy();
-      server.close();
-    });
+    t.after(() => server.close());
   });
 }
 
@@ -51,25 +47,3 @@ export function dial(t: TestContext, port: number, host = '127.0.0.1'): Promise<
 /** Connects to a port as soon as something listens there. */
 export const dialSoon = (t: TestContext, port: number): Promise<Socket> =>
   dial(t, port).catch(() => setTimeout(20).then(() => dialSoon(t, port)));
-
-/** All bytes from the socket, up to EOF. Rejects if the connection breaks. */
-export function receiveAll(socket: Socket): Promise<Buffer> {
-  return new Promise((resolve, reject) => {
-    const pieces: Buffer[] = [];
-    socket.on('data', (piece) => pieces.push(piece));
-    socket.on('end', () => resolve(Buffer.concat(pieces)));
-    socket.on('error', reject);
-  });
-}
-
-/** An echo server that works like the Python original, on one connection: 1,024 bytes at a time, until EOF. */
-export async function documentedServer(connection: Socket): Promise<void> {
-  const arrivals: AsyncIterable<Buffer> = connection.iterator({ destroyOnReturn: false });
-  for await (const arrived of arrivals) {
-    for (let start = 0; start < arrived.length; start += 1024) {
-      const piece = arrived.subarray(start, start + 1024);
-      await new Promise((sent) => connection.write(piece, sent)); // sendall()
-    }
-  }
-  connection.end();
-}
