@@ -47,7 +47,7 @@ async function talk(host: string, port: number, message: Buffer): Promise<void> 
   if (!reply.equals(message)) throw new EchoError('the reply differs from the message');
 }
 
-/** settimeout(): gives up after TIMEOUT seconds. (The lookup of the host has its own limit.) */
+/** settimeout(): gives up after TIMEOUT seconds without progress. (The lookup of the host has its own limit.) */
 function giveUpIfSilent(connection: Socket, server: string): void {
   connection.on('connectionAttempt', () => connection.setTimeout(TIMEOUT * 1000));
   connection.on('timeout', () => {

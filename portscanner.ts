@@ -73,7 +73,7 @@ function probe(address: string, port: number, timeoutSeconds: number): Promise<O
       else settle('silent');
     });
 
-    // connect() failed at once, so no SYN was sent. Node then emits only 'error' (see the test without a route).
+    // connect() failed at once, so no SYN was sent. Node then emits only 'error'.
     socket.on('error', (error: Error & { code: string }) => {
       if (['EACCES', 'EPERM', 'EHOSTUNREACH'].includes(error.code)) settle('silent'); // a local rule
       else if (['EMFILE', 'ENFILE', 'ENOBUFS', 'ENOMEM'].includes(error.code)) settle('no socket');

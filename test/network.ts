@@ -1,4 +1,4 @@
-/** A network of two machines, for what loopback can't do: packets that are dropped, are rejected or have no route. */
+/** A network of two machines, for what loopback can't do: packets that are dropped or rejected. */
 import { readFileSync } from 'node:fs';
 import { cannotRun, type Running, unshare } from './scripts';
 
@@ -41,9 +41,9 @@ export const dropFirst = (ports: string, count = 1, target = 'DROP') => `
     --hashlimit-mode dstport --hashlimit-upto 1/hour --hashlimit-burst ${count} -j ${target}
 `;
 
-/** Lines of setup: rules on the target that let a burst of packets with those flags pass, then that many a second. */
-export const limit = (chain: 'INPUT' | 'OUTPUT', flags: string, rate: number, burst = 100) => `
-  on_target iptables -A ${chain} -p tcp --tcp-flags ${flags} -m limit --limit ${rate}/s --limit-burst ${burst} -j ACCEPT
+/** Lines of setup: rules on the target that let 100 packets with those flags pass, and then `rate` a second. */
+export const limit = (chain: 'INPUT' | 'OUTPUT', flags: string, rate: number) => `
+  on_target iptables -A ${chain} -p tcp --tcp-flags ${flags} -m limit --limit ${rate}/s --limit-burst 100 -j ACCEPT
   on_target iptables -A ${chain} -p tcp --tcp-flags ${flags} -j DROP
 `;
 
@@ -58,7 +58,7 @@ export const outage = (port: number, seconds: number) => `
   on_target iptables -A INPUT -p tcp -m recent --name out --rdest --rcheck --seconds ${seconds} -j DROP
 `;
 
-/** Lines of setup: after a burst, the target ignores a source for some seconds if it sends more SYNs a second. */
+/** Lines of setup: after a burst, the target bans a source for some seconds if it sends more than `perSecond` SYNs. */
 export const ban = (perSecond: number, burst: number, seconds = 3) => `
   on_target iptables -A INPUT -p tcp --syn -m recent --name ban --rcheck --seconds ${seconds} -j DROP
   on_target iptables -A INPUT -p tcp --syn -m hashlimit --hashlimit-name ban --hashlimit-mode srcip \\
@@ -79,9 +79,9 @@ export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on targ
 /** A line of setup: the system can only choose port 54321, so a socket that connects to 54321 reaches itself. */
 export const ONE_PORT = 'echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range\n';
 
-/** How many SYNs of a program in a network of its own wait for a reply. Throws if it has ended. */
+/** How many SYNs of a program to the target wait for a reply. Throws if it has ended. */
 export const probes = ({ process: { pid } }: Running) =>
-  readFileSync(`/proc/${pid}/net/tcp`, 'utf8').split(' 02 ').length - 1;
+  readFileSync(`/proc/${pid}/net/tcp`, 'utf8').split(/ 020200C0:\w{4} 02 /).length - 1; // 192.0.2.2, SYN-SENT
 
 /** For the `skip` of a test: why there can be no such network here, in words, or false if there can. */
 export const noNetwork = () => cannotRun(...inNetwork(rule('9', 'DROP'), ['true']));

@@ -1,4 +1,4 @@
-/** What the tests share: it starts the real scripts, reads what they print, and stops whatever is still running. */
+/** Shared by the tests: starts the real scripts, reads what they print, and stops whatever is still running. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync, type StdioOptions } from 'node:child_process';
 import { once } from 'node:events';
@@ -31,11 +31,7 @@ export const VISIBLE = RAW.replace(/[\0\b\v\f\r\x1b\x1f\x7f\x80\x9f\u202a\u202e\
 /** The command line that runs a script as documented. */
 export const npx = (script: string, ...args: string[]) => ['npx', 'ts-node', script, ...args];
 
-/** The same without npx, in half the time. */
-export const tsNode = (script: string, ...args: string[]) =>
-  [process.execPath, 'node_modules/ts-node/dist/bin.js', script, ...args];
-
-/** The same for a compiled script, in a quarter of that time. */
+/** The same for a compiled script, in an eighth of the time. */
 export const node = (script: string, ...args: string[]) => [process.execPath, compiled(script), ...args];
 
 /** The same for a script in which one piece of source is replaced by another, as a learner would edit it. */
@@ -88,7 +84,7 @@ const NO_CACHE = { DISABLE_V8_COMPILE_CACHE: '1' };
 
 /**
  * Starts a command line, and keeps what it prints. It is stopped when the test ends. `ended` resolves when it ends, and
- * printed() when its stdout matches; this rejects if it ends without that.
+ * printed() when its stdout matches, or rejects if it ends first.
  */
 export function start(t: TestContext, commandLine: string[], env: NodeJS.ProcessEnv = {}) {
   const child = launch(commandLine, ['ignore', 'pipe', 'pipe'], { ...NO_CACHE, ...env });
@@ -195,15 +191,21 @@ export const strace = (call: string, injected: string, commandLine: string[], pa
 
 // For the `skip` of a test: each is what is missing here, or false.
 export const noStrace = () => cannotRun('strace', '-f', '--seccomp-bpf', 'true');
-export const noProc = () => !existsSync('/proc/self/fd') && 'there is no /proc';
 export const noHosts = () => cannotRun(...unshare('--mount', '--net'), 'mount', '--bind', '/etc/hosts', '/etc/hosts');
 export const notLinux = (what: string) => process.platform !== 'linux' && `only Linux ${what}`;
+export const needsPipe = { ...LIMIT, skip: notLinux('has pipes of 64 KiB') };
 export const noIPv6 = () =>
   !Object.values(networkInterfaces()).flat().some((network) => network?.address === '::1') && 'there is no ::1';
 
-/** Resolves when the system says that the program is in the state: S, asleep until something happens; T, stopped. */
-export async function inState(program: ChildProcess, state: 'S' | 'T'): Promise<void> {
-  while (!stateOf(program).startsWith(state)) await setTimeout(10);
+/** Resolves when the program sleeps until something happens. */
+export async function asleep(program: ChildProcess): Promise<void> {
+  while (!stateOf(program).startsWith('S')) await setTimeout(10);
+}
+
+/** Suspends the program, as Ctrl-Z does. Resolves when it has stopped. */
+export async function suspend(program: ChildProcess): Promise<void> {
+  program.kill('SIGSTOP');
+  while (!stateOf(program).startsWith('T')) await setTimeout(10);
 }
 
 /** The state of a program, as ps(1) shows it. Throws if it has ended. */

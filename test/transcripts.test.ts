@@ -1,7 +1,5 @@
-/**
- * The documented text, to the byte, from the documented commands on the documented port. Only these tests use the port
- * in this machine's own network, one after the other.
- */
+// The documented text, to the byte, from the documented commands on the documented port. Only these tests use the port
+// in this machine's own network, one after the other.
 import assert from 'node:assert/strict';
 import { accessSync, constants, readFileSync } from 'node:fs';
 import { test, type TestContext } from 'node:test';
@@ -26,7 +24,7 @@ async function asDocumented(t: TestContext, wrap: typeof npx, env: NodeJS.Proces
       + 'Connection closed.\n',
   });
   const { status, stdout, stderr } = await server.ended;
-  assert.deepEqual({ status, stderr, stdout: stdout.replace(/(127\.0\.0\.1:)\d+/, '$158666') }, {
+  assert.deepEqual({ status, stderr, stdout: stdout.replace(/(?<=127\.0\.0\.1:)\d+/, '58666') }, {
     status: 0, stderr: '', stdout: 'Server started on localhost, listening on TCP port 54321\n'
       + 'Incoming connection from 127.0.0.1:58666...\n'
       + 'Received following data: Hello World!\n'
@@ -65,7 +63,7 @@ for (const [condition, hosts, env] of [
     { NODE_OPTIONS: '--dns-result-order=ipv6first' }],
 ] as const) {
   test(`the lines are the same if ${condition}`, { ...LIMIT, skip: noIPv6() || noHosts() }, async (t) => {
-    await listen(t, (connection) => connection.end(), '::1', PORT); // for a script that takes the IPv6 address
+    await listen(t, (connection) => connection.end(), '::1', PORT); // a script that used ::1 would find this server
     await asDocumented(t, (script, ...args) => withHosts(t, hosts, node(script, ...args)), env);
   });
 }
