@@ -50,7 +50,7 @@ const REFUSED: [script: Script, ...refusals: [args: string[], message: string][]
     ...['0', '3600.1', '1e1'].map(notSeconds),
     [['-host', 'localhost', '-p', '80'], 'Unknown arguments: o, s'],
     [[...BOTH, '--open=xyz'], 'Argument unexpected for: open'],
-    [[...BOTH, '--no-open', '--a-b', '--open.x'], 'Unknown arguments: no-open, a-b, open.x'],
+    [[...BOTH, '--no-open', '--a-b', '--open.x', '--version'], 'Unknown arguments: no-open, a-b, open.x, version'],
     [['–p', '80', ...HOST], 'unexpected argument "–p"'],
     [[...BOTH, '443'], 'unexpected argument "443"; separate ports with commas']],
 ];
