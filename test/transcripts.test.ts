@@ -6,7 +6,6 @@ import { test, type TestContext } from 'node:test';
 import { listen } from './peers';
 import { cannotRun, LIMIT, node, noHosts, noIPv6, npx, run, start, withHosts } from './scripts';
 
-const PORT = 54321;
 const SCAN = ['portscanner.ts', '-H', 'localhost', '-p', '54321'] as const;
 
 /** The documented transcripts of scanner, server and client; wrap() makes the command line of a script. */
@@ -35,7 +34,7 @@ async function asDocumented(t: TestContext, wrap: typeof npx, env: NodeJS.Proces
 test('the documented commands print the documented lines', LIMIT, (t) => asDocumented(t, npx));
 
 test('the documented scan of an open port reports it open', LIMIT, async (t) => {
-  await listen(t, (connection) => connection.end(), '127.0.0.1', PORT);
+  await listen(t, (connection) => connection.end(), '127.0.0.1', 54321);
   assert.deepEqual(await run(t, node(...SCAN)), {
     status: 0, stderr: '', stdout: 'Connecting to 127.0.0.1...\n[OK] TCP port 54321 is open\n',
   });
@@ -63,7 +62,7 @@ for (const [condition, hosts, env] of [
     { NODE_OPTIONS: '--dns-result-order=ipv6first' }],
 ] as const) {
   test(`the lines are the same if ${condition}`, { ...LIMIT, skip: noIPv6() || noHosts() }, async (t) => {
-    await listen(t, (connection) => connection.end(), '::1', PORT); // a script that used ::1 would find this server
+    await listen(t, (connection) => connection.end(), '::1', 54321); // a script that used ::1 would find this server
     await asDocumented(t, (script, ...args) => withHosts(t, hosts, node(script, ...args)), env);
   });
 }
