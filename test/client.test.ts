@@ -94,12 +94,12 @@ describe('client.ts', { concurrency: 4 }, () => {
 
   test('a client suspended while connecting carries on if the connection is up when it resumes', needsNetwork,
     async (t) => {
-      const setup = listenAt([80], 'on target', ECHO) + dropFirst('80');
-      const talk = start(t, inNetwork(setup, withTimeout(2, 80, HELLO, TARGET)));
+      const setup = listenAt([80], 'on target', ECHO) + dropFirst('80', 2);
+      const talk = start(t, inNetwork(setup, withTimeout(4, 80, HELLO, TARGET)));
       while (probes(talk) === 0) await setTimeout(10);
       signal(talk.process, 'SIGSTOP');
-      while (probes(talk) > 0) await setTimeout(10); // the second SYN, after a second, is answered
-      await setTimeout(2500);
+      while (probes(talk) > 0) await setTimeout(10); // the third SYN, after two or three seconds, is answered
+      await setTimeout(2500); // time is up
       signal(talk.process, 'SIGCONT');
       assert.deepEqual(await talk.ended, success(80, HELLO, TARGET));
     });

@@ -143,10 +143,10 @@ describe('portscanner.ts', { concurrency: 7 }, () => {
     { setup: listenAt([80]) + dropFirst('80'), args: '-p 80', lines: ['80 is open'] });
 
   test('a reply counts if it arrived in time, even if the scanner was suspended', needsNetwork, async (t) => {
-    const scanner = start(t, inNetwork(dropFirst('80'), scanTarget('-p', '80')));
+    const scanner = start(t, inNetwork(dropFirst('80', 2), scanTarget('-p', '80', '-t', '4')));
     while (probes(scanner) === 0) await setTimeout(10);
     signal(scanner.process, 'SIGSTOP');
-    while (probes(scanner) > 0) await setTimeout(10); // the reply to the second SYN has arrived, after a second
+    while (probes(scanner) > 0) await setTimeout(10); // the reply to the third SYN has arrived (after 2 or 3 s)
     await setTimeout(2500); // time is up
     signal(scanner.process, 'SIGCONT');
     assert.equal((await scanner.ended).stdout, results(TARGET, '80 is closed'));
