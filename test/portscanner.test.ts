@@ -35,7 +35,7 @@ const scanInjected = (call: string, injected: string) => (...args: string[]) => 
 
 /** Runs a scanner, and prints how many probes are in flight, again and again, until it ends. */
 const counting = (scanner: string[]) =>
-  ['sh', '-c', '"$@" >&2 & while kill -0 $!; do grep -c " 02 " /proc/net/tcp; sleep 0.05; done', 'sh', ...scanner];
+  ['sh', '-c', '"$@" >&2 & while kill -0 $!; do grep -c " 02 " /proc/net/tcp; sleep 0.1; done', 'sh', ...scanner];
 
 const needsNetwork = { ...LIMIT, skip: noNetwork() };
 const needsStrace = { ...LIMIT, skip: noStrace() };
