@@ -4,10 +4,10 @@ import { createReadStream } from 'node:fs';
 import type { Socket } from 'node:net';
 import { describe, test, type TestContext } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
-import { dropFirst, inNetwork, listenAt, noNetwork, ONE_PORT, probes, rule, TARGET } from './network';
+import { dropFirst, inNetwork, listenAt, noNetwork, ONE_PORT, rule, suspended, TARGET } from './network';
 import { accepted, listen } from './peers';
 import {
-  asleep, edited, type Ended, LIMIT, node, noIPv6, noStrace, RAW, run, signal, start, startServer, strace,
+  asleep, edited, type Ended, LIMIT, node, noIPv6, noStrace, RAW, run, start, startServer, strace,
   suspend, VISIBLE,
 } from './scripts';
 
@@ -92,18 +92,6 @@ describe('client.ts', { concurrency: 4 }, () => {
     });
   }
 
-  test('a client suspended while connecting carries on if the connection is up when it resumes', needsNetwork,
-    async (t) => {
-      const setup = listenAt([80], 'on target', ECHO) + dropFirst('80', 2);
-      const talk = start(t, inNetwork(setup, withTimeout(4, 80, HELLO, TARGET)));
-      while (probes(talk) === 0) await setTimeout(10);
-      signal(talk.process, 'SIGSTOP');
-      while (probes(talk) > 0) await setTimeout(10); // the third SYN, after two or three seconds, is answered
-      await setTimeout(2500); // time is up
-      signal(talk.process, 'SIGCONT');
-      assert.deepEqual(await talk.ended, success(80, HELLO, TARGET));
-    });
-
   const REPLIES: [does: string, talk: (socket: Socket) => unknown, error: string, reply: string, message?: string][] = [
     ['closes during the reply', replying('Hello'), 'server closed after 5 of 12 bytes', 'Hello'],
     ['closes without a reply', replying(''), 'server closed after 0 of 12 bytes', ''],
@@ -162,6 +150,9 @@ describe('client.ts', { concurrency: 4 }, () => {
   const NETWORKS: [what: string, setup: string, commandLine: string[], expected: Ended][] = [
     ['a host that drops packets is an error', rule('80', 'DROP'), withTimeout(1, 80, HELLO, TARGET),
       failed(`nothing arrived from ${TARGET} port 80 for 1 s`)],
+    ['a client suspended while connecting carries on if the connection is up when it resumes',
+      listenAt([80], 'on target', ECHO) + dropFirst('80', 2), suspended(withTimeout(4, 80, HELLO, TARGET)),
+      success(80, HELLO, TARGET)],
     ['a refused connection is an error', '', node('client.ts', TARGET, '80'),
       failed(`connect ECONNREFUSED ${TARGET}:80`)],
     ['a connection of the client to itself is an error', ONE_PORT, node('client.ts'),
