@@ -7,8 +7,8 @@ import { setTimeout } from 'node:timers/promises';
 import { dropFirst, inNetwork, listenAt, noNetwork, ONE_PORT, rule, suspended, TARGET } from './network';
 import { accepted, listen } from './peers';
 import {
-  asleep, edited, type Ended, LIMIT, node, noIPv6, noStrace, RAW, run, start, startServer, strace,
-  suspend, VISIBLE,
+  asleep, edited, type Ended, LIMIT, node, noIPv6, noStrace, RAW, run, start, startServer, strace, suspend,
+  VISIBLE,
 } from './scripts';
 
 const HELLO = 'Hello World!'; // the message, if none is given

@@ -120,7 +120,7 @@ describe('portscanner.ts', { concurrency: 7 }, () => {
     setup: rejected(80, 'icmp-host-prohibited', 'icmp-net-unreachable', 'icmp-proto-unreachable'),
     args: '-p 80-82 -t 3600', lines: lines(80, 82, {}, 'filtered'),
   });
-  prints('a port for which connect() fails at once because of a local rule (EACCES, EPERM), counts as silent', {
+  prints('a port for which connect() fails at once because of a local rule (EACCES, EPERM) counts as silent', {
     setup: 'ip rule add ipproto tcp dport 80 prohibit\n', args: '-p 80-82 -t 3600', needs: needsBoth,
     scanner: scanInjected('connect', 'error=EPERM:when=2+3'), // port 81, and again in the second round
     lines: ['80 is filtered', '81 is filtered', '82 is closed'],
@@ -186,7 +186,7 @@ describe('portscanner.ts', { concurrency: 7 }, () => {
     });
   }
 
-  test('the system can handle replies after every 64 probes', needsStrace, async (t) => {
+  test('Node handles replies after every 64 probes', needsStrace, async (t) => {
     const log = join(scratch(t), 'log');
     const traced = ['strace', '-f', '--seccomp-bpf', '-qq', '-o', log, '-e', 'trace=connect,epoll_pwait'];
     await run(t, [...traced, ...scan('-H', '127.0.0.1', '-p', '1-256')]);
