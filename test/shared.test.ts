@@ -57,14 +57,14 @@ const REFUSED: [script: Script, ...refusals: [args: string[], message: string][]
 
 describe('all three scripts', { concurrency: 4 }, () => {
   for (const [script, ...refusals] of REFUSED) {
-    test(`${script} refuses wrong arguments with its usage and status 2`, LIMIT, async (t) => {
-      for (const [args, message] of refusals) {
+    for (const [args, message] of refusals) {
+      test(`${script} refuses '${args.join("' '")}' with its usage and status 2`, LIMIT, async (t) => {
         const given = args.map((arg) => arg.replace('\\n', '\n')); // a newline is reported as \n, and all in English
         assert.deepEqual(await run(t, node(script, ...given), { LC_ALL: 'de_DE.UTF-8' }), {
           status: 2, stdout: '', stderr: `${script}: ${message}\n${USAGE[script]}`,
-        }, args.join(' '));
-      }
-    });
+        });
+      });
+    }
   }
 
   for (const script of SCRIPTS) {
