@@ -23,10 +23,11 @@ writeFileSync(EMPTY, '');
 /** A script that does the least a scanner can do: it opens a socket for each port, connects it and closes it. */
 const BARE_LOOP = join(folder, 'loop.ts');
 writeFileSync(BARE_LOOP, `
-import { connect } from 'node:net';
+import { Socket } from 'node:net';
 async function scan() {
   for (let port = 1; port <= 65535; port++) {
-    const socket = connect(port, '127.0.0.1', () => socket.destroy()).on('error', () => socket.destroy());
+    const socket = new Socket().on('connect', () => socket.destroy()).on('error', () => socket.destroy());
+    socket.connect(port, '127.0.0.1');
     if (port % 64 === 0) await new Promise(setImmediate);
   }
 }

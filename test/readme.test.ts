@@ -94,7 +94,7 @@ const noOwnNetwork = cannotRun(...unshare('--net'), 'ip', 'link', 'set', 'lo', '
   || cannotRun('nsenter', '--net=/proc/self/ns/net', 'true');
 
 /** The command, with a compiled script where npx would start it, which takes a quarter of the time. */
-const compiled = (command: string) => command.replace(/(?<=^|do |getsockopt )npx ts-node (\w+\.ts)/, (_, script: string) =>
+const compiled = (command: string) => command.replace(/(?<=^|\w )npx ts-node (\w+\.ts)/, (_, script: string) =>
   node(script).map((word) => `'${word}'`).join(' '));
 
 /** Starts the commands of a terminal. It prints \0 after each, so that one can tell what each printed. */
