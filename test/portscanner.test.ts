@@ -32,7 +32,7 @@ const scanWith = (before: string, after: string) => (...args: string[]) =>
 /** The scanner with a fault or a delay in system calls. */
 const scanInjected = (call: string, injected: string) => (...args: string[]) => strace(call, injected, scan(...args));
 
-/** A scanner under strace, which logs some system calls of its main thread. */
+/** A scanner under strace, which logs the given system calls of its main thread. */
 const traced = (log: string, calls: string, scanner: string[]) =>
   ['strace', '-qq', '-o', log, '-e', `trace=${calls}`, ...scanner];
 
@@ -231,7 +231,7 @@ describe('portscanner.ts', { concurrency: 7 }, () => {
   test('on a terminal, a line shows how many ports have replied, until the scan ends', needsTerminal, async (t) => {
     const { stdout } = await run(t, inNetwork(rule('81', 'DROP'), onTerminal(scanTarget('-p', '80-81', '-t', '1.2'))));
     const shown = results(TARGET, '80 is closed', '81 is filtered').replaceAll('\n', '\r\n');
-    assert.match(stdout, /(\x1b\[K1\/2\r){8}/); // ten times a second, in two rounds of 1.2 s, if the machine is idle
+    assert.match(stdout, /(\x1b\[K1\/2\r){8}/); // two rounds of 1.2 s have time for 23, if the machine is idle
     assert.equal(stdout.replace(/\x1b\[K[01]\/2\r/g, ''), `${shown}\x1b[K`); // \x1b[K erases the line
   });
 
