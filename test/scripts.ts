@@ -86,8 +86,10 @@ const NO_CACHE = { DISABLE_V8_COMPILE_CACHE: '1' };
  * Starts a command line, and keeps what it prints. It is stopped when the test ends. `ended` resolves when it ends, and
  * printed() when its stdout matches, or rejects if it ends first.
  */
-export function start(t: TestContext, commandLine: string[], env: NodeJS.ProcessEnv = {}) {
-  const child = launch(commandLine, ['ignore', 'pipe', 'pipe'], { ...NO_CACHE, ...env });
+export function start(
+  t: TestContext, commandLine: string[], env: NodeJS.ProcessEnv = {}, stdin: 'ignore' | 'pipe' = 'ignore',
+) {
+  const child = launch(commandLine, [stdin, 'pipe', 'pipe'], { ...NO_CACHE, ...env });
   let stdout = '';
   let stderr = '';
   child.stdout?.setEncoding('utf8').on('data', (text) => { stdout += text; });
