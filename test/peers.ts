@@ -1,7 +1,6 @@
 /** The other side of the scripts: bare sockets, which are closed when the test ends. */
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import type { TestContext } from 'node:test';
-import { setTimeout } from 'node:timers/promises';
 
 /** Listens, and hands each connection to talk(). Resolves to the port, chosen by the system if it is 0. */
 export function listen(
@@ -17,13 +16,6 @@ export function listen(
     server.listen(port, host, () => resolve((server.address() as AddressInfo).port));
     t.after(() => server.close());
   });
-}
-
-/** Listens for one connection. Resolves to the port, and to a promise for the connection. */
-export async function accepted(t: TestContext): Promise<{ port: number; connection: Promise<Socket> }> {
-  let accept: (connection: Socket) => void = () => {};
-  const connection = new Promise<Socket>((resolve) => { accept = resolve; });
-  return { port: await listen(t, (socket) => accept(socket)), connection };
 }
 
 /** A port of 127.0.0.1 on which nothing is listening, below the ephemeral ports, so the system never hands it out. */
@@ -43,7 +35,3 @@ export function dial(t: TestContext, port: number, host = '127.0.0.1'): Promise<
     t.after(() => socket.destroy());
   });
 }
-
-/** Connects to a port as soon as something listens there. */
-export const dialSoon = (t: TestContext, port: number): Promise<Socket> =>
-  dial(t, port).catch(() => setTimeout(20).then(() => dialSoon(t, port)));
