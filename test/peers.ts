@@ -18,15 +18,6 @@ export function listen(
   });
 }
 
-/** A port of 127.0.0.1 on which nothing is listening, below the ephemeral ports, so the system never hands it out. */
-export function closedPort(): Promise<number> {
-  return new Promise((resolve) => {
-    const port = 15_000 + Math.floor(Math.random() * 15_000);
-    const server = createServer().listen(port, '127.0.0.1', () => server.close(() => resolve(port)));
-    server.on('error', () => resolve(closedPort())); // it is in use: try another
-  });
-}
-
 /** Connects to a port, and can half-close, as the client of an echo server must. Rejects if it is refused. */
 export function dial(t: TestContext, port: number, host = '127.0.0.1'): Promise<Socket> {
   return new Promise((resolve, reject) => {

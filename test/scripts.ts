@@ -12,6 +12,9 @@ import { ModuleKind, ScriptTarget, transpileModule } from 'typescript';
 /** A test that hangs fails after this many milliseconds, and what it started is stopped. */
 export const LIMIT = { timeout: 120_000 };
 
+/** The same limit for a test that is skipped for a reason, in words, or not if that is false. */
+export const unless = (skip: string | false) => ({ ...LIMIT, skip });
+
 /** What a program left behind when it ended. The status is null if a signal ended it. */
 export type Ended = { status: number | null; stdout: string; stderr: string };
 

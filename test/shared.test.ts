@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { describe, test, type TestContext } from 'node:test';
 import { listen } from './peers';
-import { edited, LIMIT, node, run, start, startServer } from './scripts';
+import { edited, LIMIT, node, run, start, startServer, unless } from './scripts';
 
 type Script = 'server.ts' | 'client.ts' | 'portscanner.ts';
 const USAGE: Record<Script, string> = {
@@ -29,7 +29,6 @@ const REFUSED: [script: Script, typed: string, message: string][] = [ // as type
 
   ['client.ts', '127.1', '"127.1" is not an IP address'],
   ['client.ts', "''", '"" is not an IP address'],
-  ['client.ts', "localhost ''", notPort('', 1)],
   ['client.ts', 'localhost 0', notPort('0', 1)],
   ['client.ts', 'localhost 65536', notPort('65536', 1)],
   ['client.ts', 'localhost 000080', notPort('000080', 1)],
@@ -114,8 +113,8 @@ describe('all three scripts', { concurrency: 4 }, () => {
       assert.deepEqual(await program.ended, { status: FAILED[script], stdout: '', stderr: '' });
     });
 
-    const skip = !existsSync('/dev/full') && 'there is no /dev/full';
-    test(`${script} says once that the disk is full, with status ${FAILED[script]}`, { ...LIMIT, skip }, async (t) => {
+    const noFull = !existsSync('/dev/full') && 'there is no /dev/full';
+    test(`${script} says once that the disk is full, with status ${FAILED[script]}`, unless(noFull), async (t) => {
       const intoFull = ['sh', '-c', 'exec "$@" > /dev/full', 'sh', ...await printing(t, script)];
       assert.deepEqual(await run(t, intoFull), {
         status: FAILED[script], stdout: '', stderr: `${script}: ENOSPC: no space left on device, write\n`,

@@ -5,7 +5,7 @@ import { accessSync, constants, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { listen } from './peers';
-import { cannotRun, LIMIT, node, noIPv6, npx, run, scratch, start, unshare } from './scripts';
+import { cannotRun, LIMIT, node, noIPv6, npx, run, scratch, start, unless, unshare } from './scripts';
 
 const SCAN = ['portscanner.ts', '-H', 'localhost', '-p', '54321'] as const;
 
@@ -42,7 +42,7 @@ test('the documented scan of an open port reports it open', LIMIT, async (t) => 
 });
 
 const noEnvS = cannotRun('/usr/bin/env', '-S', 'true') && 'env has no -S, which the first line of the scripts needs';
-test('the scripts can be executed directly', { ...LIMIT, skip: noEnvS }, async (t) => {
+test('the scripts can be executed directly', unless(noEnvS), async (t) => {
   const [script, ...args] = SCAN;
   assert.match((await run(t, [`./${script}`, ...args])).stdout, /TCP port 54321 is closed/);
   for (const other of ['server.ts', 'client.ts']) {
@@ -58,7 +58,7 @@ if ('typescript' in process.features && process.features.typescript) {
 }
 
 const noHosts = noIPv6() || cannotRun(...unshare('--mount'), 'mount', '--bind', '/etc/hosts', '/etc/hosts');
-test('the lines are the same if ::1 is the first address of localhost', { ...LIMIT, skip: noHosts }, async (t) => {
+test('the lines are the same if ::1 is the first address of localhost', unless(noHosts), async (t) => {
   await listen(t, (connection) => connection.end(), '::1', 54321); // a script that used ::1 would find this server
   const hosts = join(scratch(t), 'hosts');
   writeFileSync(hosts, '::1 localhost\n127.0.0.1 localhost\n');
