@@ -31,8 +31,8 @@ const withInFlight = (first: number, atLeast: number) => (...args: string[]) => 
 ];
 const oneByOne = withInFlight(1, 1);
 
-/** The scanner with a fault or a delay that strace injects into one of its system calls. */
-const injected = (call: string, fault: string) => (...args: string[]) => [
+/** A scan with a fault or a delay that strace injects into one of its system calls. */
+const scanWithFault = ([call, fault]: readonly [string, string], ...args: string[]) => [
   'strace', '-f', '--seccomp-bpf', '-qq', '-o', '/dev/null', '-e', `trace=${call}`, '-e', `inject=${call}:${fault}`,
   ...scan(...args),
 ];
@@ -42,20 +42,20 @@ const traced = (log: string, calls: string, scanner: string[]) =>
   ['strace', '-qq', '-o', log, '-e', `trace=${calls}`, ...scanner];
 
 const needsNetwork = unless(noNetwork());
-const needsStrace = unless(noStrace());
-const needsBoth = unless(needsNetwork.skip || needsStrace.skip);
+const needsStrace = unless(needsNetwork.skip || noStrace());
 
 type Printing = {
   args: string; // as typed, after -H and the address
   lines: string[]; // that are printed, in any order
-  setup?: string; address?: string; scanner?: typeof scan; needs?: object;
+  setup?: string; address?: string; fault?: [call: string, fault: string];
 };
 
 /** A test: a scan of the target, in the network that the setup creates, prints those lines and no error. */
-function prints(name: string, { args, lines: expected, setup = '', ...more }: Printing): void {
-  const { address = TARGET, scanner = scan, needs = needsNetwork } = more;
-  test(name, needs, async (t) => {
-    const { status, stdout, stderr } = await run(t, inNetwork(setup, scanner('-H', address, ...args.split(' '))));
+function prints(name: string, { args, lines: expected, setup = '', address = TARGET, fault }: Printing): void {
+  test(name, fault ? needsStrace : needsNetwork, async (t) => {
+    const options = ['-H', address, ...args.split(' ')];
+    const scanner = fault ? scanWithFault(fault, ...options) : scan(...options);
+    const { status, stdout, stderr } = await run(t, inNetwork(setup, scanner));
     assert.deepEqual(stdout.split('\n').sort(), results(address, ...expected).split('\n').sort());
     assert.deepEqual([status, stderr], [expected.some((line) => line.endsWith('open')) ? 0 : 1, '']);
   });
@@ -93,14 +93,16 @@ describe('portscanner.ts', { concurrency: 7 }, () => {
     assert.equal((await received)?.length, 0);
   });
 
+  const LATE: [string, string] = ['connect', 'delay_exit=1000000']; // connect() returns a second later, after the reply
+  prints('a reply that arrived in time counts, even if the scanner learns of it too late',
+    { args: '-p 80 -t 0.5', fault: LATE, lines: ['80 is closed'] });
   for (const [what, reset] of [
     ['resets', (connection: Socket) => connection.resetAndDestroy()],
     ['closes and resets', (connection: Socket) => connection.end(() => connection.resetAndDestroy())],
   ] as const) {
     test(`the port of a server that ${what} a connection right after the handshake is open`, needsStrace, async (t) => {
       const port = await listen(t, reset);
-      const late = injected('connect', 'delay_exit=1000000'); // connect() returns after the RST
-      const { stdout } = await run(t, late('-H', '127.0.0.1', '-p', `${port}`));
+      const { stdout } = await run(t, scanWithFault(LATE, '-H', '127.0.0.1', '-p', `${port}`));
       assert.equal(stdout, results('127.0.0.1', `${port} is open`));
     });
   }
@@ -123,13 +125,12 @@ describe('portscanner.ts', { concurrency: 7 }, () => {
     args: '-p 80-82 -t 3600', lines: lines(80, 82, {}, 'filtered'),
   });
   prints('a port for which connect() fails at once because of a local rule (EACCES, EPERM) counts as silent', {
-    setup: 'ip rule add ipproto tcp dport 80 prohibit\n', args: '-p 80-82 -t 3600', needs: needsBoth,
-    scanner: injected('connect', 'error=EPERM:when=2+3'), // port 81, and again in the second round
+    setup: 'ip rule add ipproto tcp dport 80 prohibit\n', args: '-p 80-82 -t 3600',
+    fault: ['connect', 'error=EPERM:when=2+3'], // port 81, and again in the second round
     lines: ['80 is filtered', '81 is filtered', '82 is closed'],
   });
   prints('a port for which connect() fails at once with EHOSTUNREACH is probed again, too',
-    { args: '-p 80-81', needs: needsBoth, scanner: injected('connect', 'error=EHOSTUNREACH:when=1'),
-      lines: lines(80, 81) });
+    { args: '-p 80-81', fault: ['connect', 'error=EHOSTUNREACH:when=1'], lines: lines(80, 81) });
 
   test('ports in lists and ranges are probed in the order given, each once', needsNetwork, async (t) => {
     const { stdout } = await run(t, inNetwork('', oneByOne('-H', TARGET, '-p', '-2,9,7,5-8,6,7,65534-')));
@@ -142,11 +143,6 @@ describe('portscanner.ts', { concurrency: 7 }, () => {
   });
   prints('by default, a port whose first SYN is lost has time to reply to the second',
     { setup: listenAt([80]) + dropFirst('80'), args: '-p 80', lines: ['80 is open'] });
-
-  prints('a reply counts if it arrived in time, even if the scanner learns of it later', {
-    args: '-p 80 -t 0.5', lines: ['80 is closed'], needs: needsBoth,
-    scanner: injected('connect', 'delay_exit=1000000'), // connect() returns after a second
-  });
 
   test('a result is printed at once, even if ports before it are silent', needsNetwork, async (t) => {
     const setup = listenAt([85]) + rule('80:84', 'DROP');
@@ -172,7 +168,7 @@ describe('portscanner.ts', { concurrency: 7 }, () => {
     setup: dropFirst('83', 1, 'REJECT --reject-with icmp-host-prohibited'), args: '-p 82-83', lines: lines(82, 83),
   });
 
-  test('each round has half as many probes in flight as the one before, down to a limit', needsBoth, async (t) => {
+  test('each round has half as many probes in flight as the one before, down to a limit', needsStrace, async (t) => {
     const scanner = withInFlight(8, 2)('-H', TARGET, '-p', '1-9', '-t', '0.4');
     const setup = rule('1:6', 'DROP') + dropFirst('7', 2) + dropFirst('8') + ONE_SYN; // three rounds bring a reply
     const log = join(scratch(t), 'log');
@@ -190,7 +186,7 @@ describe('portscanner.ts', { concurrency: 7 }, () => {
     assert.deepEqual(most, [0, 8, 4, 2, 2]);
   });
 
-  test('probes start one a turn of the event loop, so that a timeout starts with its SYN', needsBoth, async (t) => {
+  test('probes start one a turn of the event loop, so that a timeout starts with its SYN', needsStrace, async (t) => {
     const log = join(scratch(t), 'log');
     const scanner = traced(log, 'connect,epoll_pwait', scanTarget('-p', '1-64', '-t', '1'));
     await run(t, inNetwork(rule('1:64', 'DROP'), scanner));
@@ -204,17 +200,17 @@ describe('portscanner.ts', { concurrency: 7 }, () => {
   });
   for (const code of ['ENFILE', 'ENOBUFS', 'ENOMEM']) {
     prints(`a port for which the system has no socket (${code}) is probed later`, {
-      args: '-p 80-82', scanner: injected('socket', `error=${code}:when=2`), lines: lines(80, 82), needs: needsBoth,
+      args: '-p 80-82', fault: ['socket', `error=${code}:when=2`], lines: lines(80, 82),
     });
   }
-  for (const [what, call, fault, ports, error] of [
-    ['if there is no file descriptor at all', 'socket', 'error=EMFILE', '81',
+  for (const [what, fault, error] of [
+    ['if there is no file descriptor at all', ['socket', 'error=EMFILE'],
       'the system has run out of sockets (see "ulimit -n")'],
-    ['after a local error, even if a port is silent', 'connect', 'error=EADDRNOTAVAIL:when=2', '80-81',
+    ['after a local error, even if a port is silent', ['connect', 'error=EADDRNOTAVAIL:when=2'],
       `connect EADDRNOTAVAIL ${TARGET}:81 - Local (0.0.0.0:0)`],
   ] as const) {
-    test(`the scan ends at once ${what}, with an error and status 2`, needsBoth, async (t) => {
-      const scanner = injected(call, fault)('-H', TARGET, '-p', ports, '-t', '3600');
+    test(`the scan ends at once ${what}, with an error and status 2`, needsStrace, async (t) => {
+      const scanner = scanWithFault(fault, '-H', TARGET, '-p', '80-81', '-t', '3600');
       assert.deepEqual(await run(t, inNetwork(rule('80', 'DROP'), scanner)),
         { status: 2, stdout: results(TARGET), stderr: `portscanner.ts: ${error}\n` });
     });

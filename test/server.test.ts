@@ -156,7 +156,7 @@ describe('server.ts', { concurrency: 4 }, () => {
     assert.equal(afterConnection((await server.ended).stdout), lines('the first'));
   });
 
-  test('a client that resets before it is accepted is shown as unknown:0', unless(notLinux('accepts it')), async (t) => {
+  test('a client that resets before accept() is shown as unknown:0', unless(notLinux('accepts it')), async (t) => {
     const { server, port } = await startServer(t);
     await suspend(server.process);
     await once((await dial(t, port)).resetAndDestroy(), 'close');
