@@ -83,7 +83,6 @@ describe('server.ts', { concurrency: 4 }, () => {
   });
 
   const DATA: [what: string, sent: (string | Uint8Array)[], printed: string[]][] = [
-    ['if a client sends nothing, no line shows data', [], []],
     ['each chunk is shown on a line of its own, and sent back at once', ['one', 'two'], ['one', 'two']],
     ['a split character is shown once it is complete', [Buffer.of(0xe2, 0x82), Buffer.of(0xac)], ['', '€']],
     ['a byte order mark is shown', ['\ufeffa'], ['\ufeffa']],
