@@ -78,14 +78,5 @@ export const listenAt = (ports: number[], where: 'here' | 'on target' = 'on targ
 /** A line of setup: the system can only choose port 54321, so a socket that connects to 54321 reaches itself. */
 export const ONE_PORT = 'echo 54321 54321 > /proc/sys/net/ipv4/ip_local_port_range\n';
 
-/** Runs a command in such a network, suspended from its first SYN until 2.5 s after that has a reply. */
-export const suspended = (commandLine: string[]) => ['sh', '-c', `"$@" &
-  until grep -q ' 02 ' /proc/net/tcp; do sleep 0.01; done # SYN-SENT
-  kill -STOP $!
-  while grep -q ' 02 ' /proc/net/tcp; do sleep 0.01; done
-  sleep 2.5
-  kill -CONT $!
-  wait $!`, 'sh', ...commandLine];
-
 /** For the `skip` of a test: why there can be no such network here, in words, or false if there can. */
 export const noNetwork = () => cannotRun(...inNetwork(rule('9', 'DROP'), ['true']));

@@ -1,7 +1,6 @@
 /** The other side of the scripts: bare sockets, which are closed when the test ends. */
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import type { TestContext } from 'node:test';
-import { setTimeout } from 'node:timers/promises';
 
 /** Listens, and hands each connection to talk(). Resolves to the port, chosen by the system if it is 0. */
 export function listen(
@@ -11,27 +10,11 @@ export function listen(
     const server = createServer({ allowHalfOpen: true }, (connection) => {
       t.after(() => connection.destroy());
       connection.on('error', () => {}); // the script may reset; the test looks at its output
-      Promise.resolve(talk(connection)).catch(() => connection.destroy()); // the script notices that
+      talk(connection);
     });
     server.on('error', reject);
     server.listen(port, host, () => resolve((server.address() as AddressInfo).port));
     t.after(() => server.close());
-  });
-}
-
-/** Listens for one connection. Resolves to the port, and to a promise for the connection. */
-export async function accepted(t: TestContext): Promise<{ port: number; connection: Promise<Socket> }> {
-  let accept: (connection: Socket) => void = () => {};
-  const connection = new Promise<Socket>((resolve) => { accept = resolve; });
-  return { port: await listen(t, (socket) => accept(socket)), connection };
-}
-
-/** A port of 127.0.0.1 on which nothing is listening, below the ephemeral ports, so the system never hands it out. */
-export function closedPort(): Promise<number> {
-  return new Promise((resolve) => {
-    const port = 15_000 + Math.floor(Math.random() * 15_000);
-    const server = createServer().listen(port, '127.0.0.1', () => server.close(() => resolve(port)));
-    server.on('error', () => resolve(closedPort())); // it is in use: try another
   });
 }
 
@@ -43,7 +26,3 @@ export function dial(t: TestContext, port: number, host = '127.0.0.1'): Promise<
     t.after(() => socket.destroy());
   });
 }
-
-/** Connects to a port as soon as something listens there. */
-export const dialSoon = (t: TestContext, port: number): Promise<Socket> =>
-  dial(t, port).catch(() => setTimeout(20).then(() => dialSoon(t, port)));

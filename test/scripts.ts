@@ -2,31 +2,24 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync, type StdioOptions } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  closeSync, createReadStream, existsSync, mkdtempSync, openSync, readFileSync, rmSync, symlinkSync, writeFileSync,
-  writeSync,
-} from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { networkInterfaces, tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { Readable } from 'node:stream';
-import { text } from 'node:stream/consumers';
 import type { TestContext } from 'node:test';
-import { setTimeout } from 'node:timers/promises';
 import { ModuleKind, ScriptTarget, transpileModule } from 'typescript';
 
 /** A test that hangs fails after this many milliseconds, and what it started is stopped. */
 export const LIMIT = { timeout: 120_000 };
+
+/** The same limit for a test that is skipped for a reason, in words, or not if that is false. */
+export const unless = (skip: string | false) => ({ ...LIMIT, skip });
 
 /** What a program left behind when it ended. The status is null if a signal ended it. */
 export type Ended = { status: number | null; stdout: string; stderr: string };
 
 /** A running program. */
 export type Running = ReturnType<typeof start>;
-
-/** Characters that control a terminal and their neighbours, and how the scripts show them. */
-export const RAW = '\0\b\t\n\v\f\r\x1b[2J\x1f ~\x7f\x80\x9f\xa0\u2029\u202a\u202e\u202f\u2065\u2066\u2069\u206a.';
-export const VISIBLE = RAW.replace(/[\0\b\v\f\r\x1b\x1f\x7f\x80\x9f\u202a\u202e\u2066\u2069]/g,
-  (character) => `\\u{${character.charCodeAt(0).toString(16)}}`);
 
 /** The command line that runs a script as documented. */
 export const npx = (script: string, ...args: string[]) => ['npx', 'ts-node', script, ...args];
@@ -36,7 +29,7 @@ export const node = (script: string, ...args: string[]) => [process.execPath, co
 
 /** The same for a script in which one piece of source is replaced by another, as a learner would edit it. */
 export const edited = (script: string, before: string, after: string, ...args: string[]) =>
-  [process.execPath, compiled(script, before, after), ...args];
+  [process.execPath, compiled(script, { [before]: after }), ...args];
 
 /** The folder of the compiled scripts, in which the project's packages are found. It is removed when the tests end. */
 const folder = mkdtempSync(join(tmpdir(), 'scripts-'));
@@ -44,16 +37,20 @@ symlinkSync(resolve('node_modules'), join(folder, 'node_modules'));
 process.on('exit', () => rmSync(folder, { recursive: true }));
 const files = new Map<string, string>();
 
-/** The file with the JavaScript of a script, in which one piece of source may be replaced. Each is compiled once. */
-function compiled(script: string, before = '', after = ''): string {
-  const key = [script, before, after].join('\0');
+/** The file with the JavaScript of a script, in which pieces of the source may be replaced. Each is compiled once. */
+export function compiled(script: string, edits: Record<string, string> = {}): string {
+  const key = JSON.stringify([script, edits]);
   const known = files.get(key);
   if (known !== undefined) return known;
-  const source = readFileSync(script, 'utf8');
-  if (before !== '') assert.equal(source.split(before).length, 2, `the source must contain this once: ${before}`);
+
+  let source = readFileSync(script, 'utf8');
+  for (const [before, after] of Object.entries(edits)) {
+    assert.equal(source.split(before).length, 2, `the source must contain this once: ${before}`);
+    source = source.replace(before, () => after);
+  }
   const compilerOptions = { module: ModuleKind.CommonJS, target: ScriptTarget.ES2023 };
   const file = join(folder, `${files.size}-${script.replace(/ts$/, 'js')}`);
-  writeFileSync(file, transpileModule(source.replace(before, () => after), { compilerOptions }).outputText);
+  writeFileSync(file, transpileModule(source, { compilerOptions }).outputText);
   files.set(key, file);
   return file;
 }
@@ -117,37 +114,6 @@ export function start(
   return { printed, ended, process: child };
 }
 
-/**
- * Starts a command line with its stdout in a full pipe, and stderr in the same pipe or in a file. Then read() resolves
- * to all that it prints, or leave() breaks the pipe, and resolves to what is in the file.
- */
-export function intoPipe(t: TestContext, commandLine: string[], stderr: 'same pipe' | 'file') {
-  const folder = scratch(t);
-  const path = join(folder, 'pipe');
-  const file = join(folder, 'stderr');
-  spawnSync('mkfifo', [path]);
-  const reader = openSync(path, 'r+'); // with 'r', it would wait for a writer
-  const writer = openSync(path, 'w');
-  writeSync(writer, '.'.repeat(65_536)); // as much as a pipe holds
-  const program = launch(commandLine, ['ignore', writer, stderr === 'file' ? openSync(file, 'w') : writer], NO_CACHE);
-  closeSync(writer);
-  t.after(() => signal(program, 'SIGKILL'));
-  const ended = once(program, 'close');
-  const read = async () => {
-    const stream = createReadStream(path);
-    await once(stream, 'open');
-    closeSync(reader);
-    const [printed] = await Promise.all([text(stream), ended]);
-    return printed.replace(/^\.+/, '');
-  };
-  const leave = async () => {
-    closeSync(reader);
-    await ended;
-    return readFileSync(file, 'utf8');
-  };
-  return { program, read, leave };
-}
-
 /** Runs a command line to its end. */
 export const run = (t: TestContext, commandLine: string[], env?: NodeJS.ProcessEnv) => start(t, commandLine, env).ended;
 
@@ -169,14 +135,6 @@ export function scratch(t: TestContext): string {
 export const unshare = (...namespaces: string[]) =>
   ['unshare', ...(process.getuid?.() === 0 ? [] : ['--map-root-user']), ...namespaces];
 
-/** The command line, run with another /etc/hosts, and without a resolver that has a socket in /run. */
-export function withHosts(t: TestContext, hosts: string, commandLine: string[], ...namespaces: string[]): string[] {
-  const file = join(scratch(t), 'hosts');
-  writeFileSync(file, hosts);
-  const command = 'mount --bind "$0" /etc/hosts && mount -t tmpfs tmpfs /run && exec "$@"';
-  return [...unshare('--mount', ...namespaces), 'sh', '-c', command, file, ...commandLine];
-}
-
 /** For the `skip` of a test: why the command line can't be run here, in words, or false if it can. */
 export function cannotRun(...[command = '', ...args]: string[]): string | false {
   const { error, status, stderr } = spawnSync(command, args, { encoding: 'utf8' });
@@ -185,37 +143,11 @@ export function cannotRun(...[command = '', ...args]: string[]): string | false 
   return status === 0 ? false : complaint || `${command} ended with status ${status}`;
 }
 
-/** A command line under strace, which prints nothing itself, and injects a fault or a delay into a system call. */
-export const strace = (call: string, injected: string, commandLine: string[], path: string[] = []) => [
-  'strace', '-f', '--seccomp-bpf', '-qq', '-o', '/dev/null', '-e', `trace=${call}`, '-e', `inject=${call}:${injected}`,
-  ...path.flatMap((file) => ['-P', file]), ...commandLine,
-];
-
 // For the `skip` of a test: each is what is missing here, or false.
 export const noStrace = () => cannotRun('strace', '-f', '--seccomp-bpf', 'true');
-export const noHosts = () => cannotRun(...unshare('--mount', '--net'), 'mount', '--bind', '/etc/hosts', '/etc/hosts');
 export const notLinux = (what: string) => process.platform !== 'linux' && `only Linux ${what}`;
-export const needsPipe = { ...LIMIT, skip: notLinux('has pipes of 64 KiB') };
 export const noIPv6 = () =>
   !Object.values(networkInterfaces()).flat().some((network) => network?.address === '::1') && 'there is no ::1';
-
-/** Resolves when the program sleeps until something happens. */
-export async function asleep(program: ChildProcess): Promise<void> {
-  while (!stateOf(program).startsWith('S')) await setTimeout(10);
-}
-
-/** Suspends the program, as Ctrl-Z does. Resolves when it has stopped. */
-export async function suspend(program: ChildProcess): Promise<void> {
-  program.kill('SIGSTOP');
-  while (!stateOf(program).startsWith('T')) await setTimeout(10);
-}
-
-/** The state of a program, as ps(1) shows it. Throws if it has ended. */
-function stateOf({ pid, exitCode, signalCode }: ChildProcess): string {
-  assert.ok(exitCode === null && signalCode === null, 'the program has ended');
-  if (existsSync('/proc/self/stat')) return readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ').at(-1) ?? '';
-  return spawnSync('ps', ['-o', 'state=', '-p', `${pid}`], { encoding: 'utf8' }).stdout;
-}
 
 /** The most memory that a program has held so far, in bytes; 0 when it has ended, and without /proc. */
 export function peakMemory({ pid }: { pid?: number | undefined }): number {
