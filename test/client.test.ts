@@ -76,7 +76,7 @@ describe('client.ts', { concurrency: 4 }, () => {
   for (const before of ['', 'Hello']) {
     test(`a server that falls silent after "${before}" is reported as an error`, LIMIT, async (t) => {
       const port = await listen(t, (socket) => socket.resume().write(before));
-      const error = `nothing arrived from ${IPV4} port ${port} for 2 s`;
+      const error = `nothing arrived from ${IPV4} port ${port} in 2 s`;
       assert.deepEqual(await run(t, withTimeout(2, port)), broken(error, port));
     });
   }
@@ -100,7 +100,7 @@ describe('client.ts', { concurrency: 4 }, () => {
   const SMALL_SOCKETS = 'echo 4096 4096 4096 | tee /proc/sys/net/ipv4/tcp_rmem > /proc/sys/net/ipv4/tcp_wmem\n';
   const NETWORKS: [what: string, setup: string, commandLine: string[], expected: Ended][] = [
     ['a host that drops packets is an error', rule('80', 'DROP'), withTimeout(1, 80, HELLO, TARGET),
-      failed(`nothing arrived from ${TARGET} port 80 for 1 s`)],
+      failed(`nothing arrived from ${TARGET} port 80 in 1 s`)],
     ['a refused connection is an error', '', node('client.ts', TARGET, '1'),
       failed(`connect ECONNREFUSED ${TARGET}:1`)],
     ['a connection of the client to itself is an error', ONE_PORT, node('client.ts'),
