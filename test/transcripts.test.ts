@@ -41,6 +41,14 @@ test('the documented scan of an open port reports it open', LIMIT, async (t) => 
   });
 });
 
+const noScript = cannotRun('script', '--version');
+test('on a terminal, npx adds nothing to what a script prints', unless(noScript), async (t) => {
+  const usage = (await run(t, node('client.ts', '--help'))).stdout;
+  const onTerminal = ['script', '-qec', npx('client.ts', '--help').join(' '), '/dev/null'];
+  const { stdout } = await run(t, onTerminal, { CI: 'false', TERM: 'xterm' }); // npx shows no spinner in CI
+  assert.equal(stdout.replaceAll('\r', ''), usage);
+});
+
 const noEnvS = cannotRun('/usr/bin/env', '-S', 'true') && 'env has no -S, which the first line of the scripts needs';
 test('the scripts can be executed directly', unless(noEnvS), async (t) => {
   const [script, ...args] = SCAN;
