@@ -15,7 +15,7 @@ const FAILED: Record<Script, number> = { 'server.ts': 1, 'client.ts': 1, 'portsc
 const SCRIPTS = Object.keys(USAGE) as Script[];
 
 const notPort = (port: string, first: number) => `"${port}" is not a port from ${first} to 65535`;
-const notPorts = (part: string, range = 'of ports') => `"${part}" is not a port or a range ${range}`;
+const notPorts = (part: string) => `"${part}" is not a port or a range of ports from 1 to 65535`;
 const NOT_SECONDS = '-t must be more than 0 and at most 3600 seconds';
 
 const REFUSED: [script: Script, typed: string, message: string][] = [ // as typed in a shell, where '' is empty
@@ -41,9 +41,9 @@ const REFUSED: [script: Script, typed: string, message: string][] = [ // as type
   ['portscanner.ts', '-H localhost -p 80 443', 'unexpected argument "443"'],
   ['portscanner.ts', '-H 127.1 -p 80', '"127.1" is not an IP address'],
   ['portscanner.ts', "-H '' -p 80", '"" is not an IP address'],
-  ['portscanner.ts', '-H localhost -p 0', notPorts('0', 'from 1 to 65535')],
-  ['portscanner.ts', '-H localhost -p 65536', notPorts('65536', 'from 1 to 65535')],
-  ['portscanner.ts', '-H localhost -p 20-10', notPorts('20-10', 'from 1 to 65535')],
+  ['portscanner.ts', '-H localhost -p 0', notPorts('0')],
+  ['portscanner.ts', '-H localhost -p 65536', notPorts('65536')],
+  ['portscanner.ts', '-H localhost -p 20-10', notPorts('20-10')],
   ['portscanner.ts', '-H localhost -p 1-2-3', notPorts('1-2-3')],
   ['portscanner.ts', '-H localhost -p 1e3', notPorts('1e3')],
   ['portscanner.ts', '-H localhost -p 80,', notPorts('')],
