@@ -101,7 +101,7 @@ export function start(
   t.after(async () => {
     if (!running.has(child)) return;
     signal(child, 'SIGKILL');
-    t.diagnostic(`${commandLine.join(' ')} was still running, and had printed ${JSON.stringify(await ended)}`);
+    t.diagnostic(`${commandLine.join(' ')} was still running, after ${JSON.stringify(await ended).slice(0, 1000)}`);
   });
 
   const printed = async (pattern: RegExp) => {
