@@ -124,8 +124,9 @@ describe('all three scripts', { concurrency: 4 }, () => {
     ['server.ts', 'createServer({', 'creatServer({', 'creatServer is not defined'],
     ['client.ts', 'connection.write(', 'connection.wriet(', 'connection.wriet is not a function'],
     ['portscanner.ts', 'socket.connect(port', 'socket.conect(port', 'socket.conect is not a function'],
+    ['portscanner.ts', "settle('closed');", "setle('closed');", 'setle is not defined'], // in a callback
   ] as const) {
-    test(`a bug in ${script} is shown with its location`, LIMIT, async (t) => {
+    test(`a bug in ${script} (${message}) is shown with its location`, LIMIT, async (t) => {
       const compile = (name: string, ...args: string[]) => edited(name, before, after, ...args);
       const { status, stderr } = await run(t, await printing(t, script, compile));
       const file = script.replace('.ts', '.js');
