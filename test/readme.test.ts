@@ -75,11 +75,19 @@ function cannotTry(command: string): string | false {
   return command.startsWith('iptables') && cannotRun(...unshare('--net'), 'iptables', '--list');
 }
 
-// In /proc/net/tcp: a socket that is listening on port 54321; a connection to it with six bytes (and a FIN) unread; and
-// one from it with more than a megabyte unsent.
+// In /proc/net/tcp: a socket that is listening on port 54321, and a connection to it with six bytes (and a FIN) unread.
 const LISTENING = / [\dA-F]{8}:D431 0{8}:0000 0A /;
 const ARRIVED = /:D431 [\dA-F]{8}:[\dA-F]{4} 0\d 0{8}:0000000[67] /;
-const FULL = /:D431 [\dA-F]{8}:[\dA-F]{4} 01 00[1-9A-F]/;
+
+/** Resolves when both ends of a connection have more than a megabyte unsent, and no more comes. */
+async function full(sockets: () => string): Promise<void> {
+  const unsent = () => [...sockets().matchAll(/ 01 ([\dA-F]{8}):/g)].map(([, bytes]) => bytes).join();
+  let before = '';
+  while (!/^00[1-9A-F].*,00[1-9A-F]/.test(before) || before !== unsent()) {
+    before = unsent();
+    await setTimeout(500);
+  }
+}
 
 /** A network namespace in which 54321 is free, until the test ends: how to enter it, and how to list its sockets. */
 async function ownNetwork(t: TestContext) {
@@ -109,7 +117,7 @@ async function type(t: TestContext, step: Step, isHeld: boolean, network: { ente
   };
   if (isTcpdump(step)) await once(running.process.stderr as Readable, 'data'); // it says that it is listening
   else if (command.includes('server.ts')) await until(() => LISTENING.test(network.sockets()));
-  else if (command.includes('yes')) await until(() => FULL.test(network.sockets()));
+  else if (command.includes('yes')) await full(network.sockets);
   else if (isHeld) await until(() => !LISTENING.test(network.sockets())); // the server has accepted it
   else await until(() => ARRIVED.test(network.sockets()));
   return running;
